@@ -1,0 +1,229 @@
+"""What a job is, and what a job's entry gets to see.
+
+A job is a frozen value. Its *identity* (entry, config, inputs, sharding) fixes where its output lies; its
+*placement* (tasks, time, memory, partition) never does. Every entry of every hall has one shape::
+
+    def run(config: Config, task: Task) -> None
+
+where ``Config`` is a frozen dataclass. The worker calls it once per shard attempt. Outputs go through
+``task.output``; nothing is visible to other jobs until the worker has committed the attempt.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tokenmill import storage
+from tokenmill.telemetry import Counters, Report
+
+Layout = Literal["array", "gang"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """How inputs become shards. Part of the identity: it fixes the files of the output."""
+
+    mode: Literal["pieces", "whole", "count"] = "pieces"
+    """pieces: cut one input by bytes; whole: one shard with everything; count: N shards with everything."""
+    over: str = ""
+    """Name of the input that is cut (mode pieces); the first input if empty. Other inputs come whole."""
+    target_bytes: int = 64_000_000
+    """Wanted stored bytes of a shard (mode pieces)."""
+    count: int = 1
+    """Number of shards (mode count)."""
+    split_files: bool = True
+    """Cut files larger than target_bytes on record borders (mode pieces)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a task asks of a site. Part of the placement."""
+
+    tasks: int = 0
+    """Number of tasks (array) or ranks (gang); 0: as many as there are shards, at most the site's limit."""
+    cpus: int = 1
+    """CPU cores per task."""
+    memory_bytes: int = 2_000_000_000
+    """Memory per task in bytes."""
+    gpus: int = 0
+    """GPUs per task."""
+    time_seconds: int = 3600
+    """Time limit of a submission in seconds."""
+    max_attempts: int = 2
+    """Attempts at a shard that may end in an error before it is quarantined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One node of a recipe."""
+
+    name: str
+    """Unique in the recipe: letters, digits, ``_`` and ``-``."""
+    entry: str
+    """Dotted name of a function ``run(config, task)``."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the entry's config dataclass."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Input name -> ``job``, ``job.port`` or the name of a recipe input."""
+    after: tuple[str, ...] = ()
+    """Jobs that must be complete first though none of their output is read."""
+    layout: Layout = "array"
+    """array: independent tasks; gang: ranks that start together and share one shard."""
+    sharding: Sharding = Sharding()
+    """How inputs become shards."""
+    resources: Resources = Resources()
+    """What a task asks of a site."""
+
+
+def identity_of(job: Job, input_identities: Mapping[str, str]) -> str:
+    """Hexadecimal digest of what fixes a job's output.
+
+    Args:
+        job: the job.
+        input_identities: for every input name the identity of the producing job and port, or the
+            absolute URL of a recipe input.
+    """
+    ranks = job.resources.tasks if job.layout == "gang" else 0  # a gang's size changes rounding
+    sharding = {key: value for key, value in vars(job.sharding).items()}
+    value = {
+        "entry": job.entry,
+        "config": job.config,
+        "inputs": dict(input_identities),
+        "layout": job.layout,
+        "ranks": ranks,
+        "sharding": sharding,
+    }
+    return hashlib.sha256(storage.dump_json(value)).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A file, or the records of it that begin in a byte range."""
+
+    url: str
+    """Where the file lies."""
+    name: str
+    """Logical name: stable over attempts, executors and machines; unique within the input."""
+    file_index: int
+    """Place of the file in its input, in order of logical names."""
+    start: int
+    """First byte."""
+    end: int
+    """One past the last byte: the piece holds the records that begin in [start, end)."""
+    num_bytes: int
+    """Size of the whole file in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Unit of input that a commit record marks done."""
+
+    index: int
+    """Number of the shard in its job, from 0."""
+    inputs: Mapping[str, tuple[Piece, ...]]
+    """Pieces for every input name."""
+
+
+@dataclass(kw_only=True)
+class Task:
+    """One attempt at one shard, as the entry sees it."""
+
+    job: Job
+    """The job."""
+    shard: Shard
+    """The shard to work on."""
+    num_shards: int
+    """Number of shards of the job."""
+    attempt: str
+    """Unique name of this attempt; ranks of a gang share it."""
+    job_url: str
+    """The job's folder."""
+    rank: int = 0
+    """Rank in the gang; 0 in an array."""
+    world_size: int = 1
+    """Ranks in the gang; 1 in an array."""
+    local_rank: int = 0
+    """Rank within the node."""
+    counters: Counters = field(default_factory=Counters)
+    """Merged over shards into the job's report."""
+    report: Report = field(default_factory=Report)
+    """Figures for the job's report."""
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("tokenmill.task"))
+    """Writes into the attempt's log file."""
+    stop_requested: Callable[[], bool] = lambda: False
+    """True once the scheduler has announced the end: save progress and raise ``TaskStopped``."""
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    """Finished outputs; filled by ``output`` and ``adopt``."""
+
+    @property
+    def shard_name(self) -> str:
+        """The shard's index with five digits, for file names."""
+        return f"{self.shard.index:05d}"
+
+    @property
+    def progress_url(self) -> str:
+        """Folder that outlives attempts, for a gang's intermediate checkpoints."""
+        return storage.join(self.job_url, "progress")
+
+    def inputs(self, name: str) -> tuple[Piece, ...]:
+        """Pieces of an input, in order of file and offset."""
+        return self.shard.inputs.get(name, ())
+
+    def output(self, name: str) -> "TaskOutput":
+        """Open an output for writing; use as a context manager.
+
+        Args:
+            name: logical name ``port/rest``, for example ``documents/00003.jsonl.zst``. Two shards must not
+                write the same name.
+        """
+        folder, _, base = name.rpartition("/")
+        stem, dot, extension = base.partition(".")
+        path = f"data/{folder}/{stem}.{self.attempt}{dot}{extension}"
+        return TaskOutput(self, name, path)
+
+    def adopt(self, url: str, name: str) -> None:
+        """Make a finished file below the job's folder an output under a logical name."""
+        info = storage.list_files(url)[0]
+        self.outputs.append(
+            {
+                "name": name,
+                "path": url.removeprefix(self.job_url).lstrip("/"),
+                "bytes": info.num_bytes,
+                "sha256": storage.sha256_of(url),
+            }
+        )
+
+    def publish(self, key: str, value: Mapping[str, Any]) -> None:
+        """Tell the other ranks of this attempt a small value."""
+        storage.publish_once(self._exchange_url(key), storage.dump_json(dict(value)))
+
+    def published(self, key: str) -> dict[str, Any] | None:
+        """What a rank of this attempt has published under a key; None if nothing yet."""
+        url = self._exchange_url(key)
+        return dict(storage.read_json(url)) if storage.exists(url) else None
+
+    def _exchange_url(self, key: str) -> str:
+        return storage.join(self.job_url, "exchange", self.attempt, f"{key}.json")
+
+
+class TaskStopped(Exception):  # noqa: N818 - not an error: progress is saved and the shard goes on later
+    """Raised by an entry that has saved its progress because ``stop_requested`` was true."""
+
+
+class TaskOutput(storage.OutputFile):
+    """An output of an attempt; enters the task's list of outputs when it is closed."""
+
+    def __init__(self, task: Task, name: str, path: str) -> None:
+        super().__init__(storage.join(task.job_url, path))
+        self._task, self._name, self._path = task, name, path
+
+    def close(self) -> None:
+        """Make the bytes durable and list the file as an output."""
+        if self.closed:
+            return
+        super().close()
+        self._task.outputs.append(
+            {"name": self._name, "path": self._path, "bytes": self.num_bytes, "sha256": self.sha256}
+        )

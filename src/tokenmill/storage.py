@@ -1,0 +1,387 @@
+"""Files behind URLs: local paths, ``memory://`` and ``s3://``, through fsspec.
+
+Three ways to write, and no other:
+
+    write_atomic   control files that are rewritten: readers see the old bytes or the new ones
+    publish_once   commit records: of several racing writers exactly one wins
+    create         data under a private name: nobody reads it before a commit record names it
+
+Each of them leaves the old state behind when the writer dies at any line.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from tokenmill.errors import InputError, MissingExtraError, StorageError
+
+_memory_lock = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileInfo:
+    """A stored file."""
+
+    url: str
+    """Absolute path or URL."""
+    num_bytes: int
+    """Size in bytes."""
+
+
+def is_local(url: str) -> bool:
+    """True for a path of the local file system (``file://`` included)."""
+    return "://" not in url or url.startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """Path of a local URL.
+
+    Raises:
+        StorageError: the URL is not local.
+    """
+    if not is_local(url):
+        raise StorageError("a local path is needed", got=url, fix="name a folder on a shared file system")
+    return Path(url.removeprefix("file://"))
+
+
+def absolute(url: str) -> str:
+    """Absolute form of a path; URLs with a protocol stay as they are."""
+    return str(local_path(url).expanduser().absolute()) if is_local(url) else url.rstrip("/")
+
+
+def join(base: str, *parts: str) -> str:
+    """Join path parts with slashes.
+
+    >>> join("s3://bucket/run/", "jobs", "a")
+    's3://bucket/run/jobs/a'
+    """
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    try:
+        return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
+    except ImportError as error:
+        protocol = url.split("://", 1)[0]
+        raise MissingExtraError.of(f"for {protocol}://", "s3", url) from error
+    except ValueError as error:
+        raise StorageError(
+            "unknown protocol", where=url, expected="a local path, memory:// or s3://", got=str(error)
+        ) from error
+
+
+def exists(url: str) -> bool:
+    """True if a file or a folder is there."""
+    if is_local(url):
+        return local_path(url).exists()
+    filesystem, path = _filesystem(url)
+    filesystem.invalidate_cache()
+    return bool(filesystem.exists(path))
+
+
+def read_bytes(url: str) -> bytes:
+    """Whole content of a file.
+
+    Raises:
+        InputError: the file is missing.
+    """
+    try:
+        if is_local(url):
+            return local_path(url).read_bytes()
+        filesystem, path = _filesystem(url)
+        return cast("bytes", filesystem.cat_file(path))
+    except FileNotFoundError as error:
+        raise InputError("file not found", where=url) from error
+
+
+def read_json(url: str) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        InputError: the file is missing.
+        StorageError: the file is not JSON.
+    """
+    try:
+        return json.loads(read_bytes(url))
+    except ValueError as error:
+        raise StorageError(
+            "a control file is not JSON", where=url, got=str(error), fix="remove the file and run again"
+        ) from error
+
+
+def dump_json(value: Any, indent: int | None = None) -> bytes:
+    """JSON bytes with sorted keys, so that equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, indent=indent).encode() + b"\n"
+
+
+def open_input(url: str) -> BinaryIO:
+    """Open a file for seekable binary reading.
+
+    Raises:
+        InputError: the file is missing or not readable.
+    """
+    try:
+        if is_local(url):
+            return local_path(url).open("rb")
+        filesystem, path = _filesystem(url)
+        return cast("BinaryIO", filesystem.open(path, "rb"))
+    except FileNotFoundError as error:
+        raise InputError("file not found", where=url) from error
+    except PermissionError as error:
+        raise InputError("file not readable", where=url, fix="check its permissions") from error
+
+
+def list_files(url: str) -> list[FileInfo]:
+    """Files below a folder, or matched by a glob, or the one file named; sorted by URL.
+
+    Hidden files (a leading dot) and the partial files of dead writers are passed over.
+    """
+    if is_local(url):
+        return _list_local(local_path(url))
+    filesystem, path = _filesystem(url)
+    filesystem.invalidate_cache()
+    found: dict[str, Any] = (
+        filesystem.glob(path, detail=True) if "*" in path else filesystem.find(path, detail=True)
+    )
+    infos = [
+        FileInfo(url=filesystem.unstrip_protocol(name), num_bytes=int(info["size"]))
+        for name, info in found.items()
+        if info["type"] == "file" and not name.rsplit("/", 1)[-1].startswith(".")
+    ]
+    return sorted(infos, key=lambda info: info.url)
+
+
+def _list_local(path: Path) -> list[FileInfo]:
+    if path.exists():
+        candidates = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
+    elif any(letter in str(path) for letter in "*?["):
+        anchor = Path(path.anchor)
+        candidates = [item for item in anchor.glob(str(path.relative_to(anchor))) if item.is_file()]
+    else:
+        return []
+    kept = [item for item in candidates if not item.name.startswith(".")]
+    return [FileInfo(url=str(item), num_bytes=item.stat().st_size) for item in sorted(kept)]
+
+
+def list_names(url: str) -> list[str]:
+    """Names directly inside a folder, sorted; empty if the folder is not there."""
+    if is_local(url):
+        path = local_path(url)
+        names = os.listdir(path) if path.is_dir() else []
+        return sorted(name for name in names if not name.startswith("."))
+    filesystem, path_ = _filesystem(url)
+    filesystem.invalidate_cache()
+    try:
+        return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in filesystem.ls(path_, detail=False))
+    except FileNotFoundError:
+        return []
+
+
+@contextlib.contextmanager
+def _explained(url: str, action: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        fix = "free space, then run again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise StorageError(
+            f"could not {action}", where=url, got=f"{type(error).__name__}: {error}", fix=fix
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_partial(path: Path, data: bytes) -> Path:
+    """Write and sync a hidden private file beside ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.partial"
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return partial
+
+
+def write_atomic(url: str, data: bytes) -> None:
+    """Replace a file: readers see the old bytes or the new ones, never a mixture.
+
+    Raises:
+        StorageError: the bytes could not be written; the old file is untouched.
+    """
+    with _explained(url, "write a file"):
+        if not is_local(url):
+            filesystem, path = _filesystem(url)
+            filesystem.pipe_file(path, data)
+            return
+        target = local_path(url)
+        partial = _write_partial(target, data)
+        partial.replace(target)
+        _sync_folder(target.parent)
+
+
+def publish_once(url: str, data: bytes) -> bool:
+    """Create a file unless it is there; of racing writers exactly one gets True.
+
+    Local: ``link(2)``, which refuses an existing name on every POSIX file system. Object stores:
+    a conditional PUT (``If-None-Match: *``).
+
+    Raises:
+        StorageError: the bytes could not be written.
+    """
+    with _explained(url, "publish a record"):
+        if is_local(url):
+            return _publish_local(local_path(url), data)
+        filesystem, path = _filesystem(url)
+        with _memory_lock:
+            try:
+                if filesystem.protocol == "memory" and filesystem.exists(path):
+                    return False
+                filesystem.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+
+def _publish_local(target: Path, data: bytes) -> bool:
+    if target.exists():
+        return False
+    partial = _write_partial(target, data)
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+    return True
+
+
+def remove(url: str) -> None:
+    """Remove a file if it is there."""
+    if is_local(url):
+        local_path(url).unlink(missing_ok=True)
+        return
+    filesystem, path = _filesystem(url)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.rm_file(path)
+
+
+def sha256_of(url: str) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open_input(url) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class OutputFile(io.RawIOBase):
+    """A new file under a private name, hashed while it is written.
+
+    Use it as a context manager: an exception inside removes the file.
+
+    Args:
+        url: where; the name must not be in use.
+
+    Attributes:
+        num_bytes: bytes written so far.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+        self.num_bytes = 0
+        self._digest = hashlib.sha256()
+        with _explained(url, "create a file"):
+            if is_local(url):
+                path = local_path(url)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = cast("BinaryIO", path.open("xb"))
+            else:
+                filesystem, remote = _filesystem(url)
+                self._file = cast("BinaryIO", filesystem.open(remote, "wb"))
+
+    def writable(self) -> bool:
+        """Always true."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self.num_bytes
+
+    def write(self, data: Any) -> int:
+        """Append bytes.
+
+        Raises:
+            StorageError: the bytes could not be written.
+        """
+        with _explained(self.url, "write a file"):
+            self._file.write(data)
+        self._digest.update(data)
+        size = memoryview(data).nbytes
+        self.num_bytes += size
+        return size
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the bytes written so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Make the bytes durable."""
+        if self.closed:
+            return
+        super().close()
+        with _explained(self.url, "close a file"):
+            if is_local(self.url) and not self._file.closed:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            self._file.close()
+
+    def discard(self) -> None:
+        """Close and remove the file."""
+        super().close()
+        with contextlib.suppress(OSError):
+            if is_local(self.url):
+                self._file.close()
+            else:  # fsspec: an upload that is never finished leaves nothing behind
+                getattr(self._file, "discard", lambda: None)()
+        with contextlib.suppress(OSError):
+            remove(self.url)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+def create(url: str) -> OutputFile:
+    """Open a new private file for writing; see ``OutputFile``."""
+    return OutputFile(url)
