@@ -101,7 +101,7 @@ def _join(mine: dict[str, Any], other: Mapping[str, Any], most_rows: int) -> Non
         for label, line in other["lines"].items():
             mine["lines"].setdefault(label, []).extend(line)
     elif mine["kind"] == "bars":
-        totals = dict((label, value) for label, value in mine["rows"])
+        totals = dict(mine["rows"])
         for label, value in other["rows"]:
             totals[label] = totals.get(label, 0) + value
         mine["rows"] = [[label, value] for label, value in totals.items()]

@@ -9,13 +9,16 @@ where ``Config`` is a frozen dataclass. The worker calls it once per shard attem
 ``task.output``; nothing is visible to other jobs until the worker has committed the attempt.
 """
 
+import difflib
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tokenmill import storage
+from tokenmill.errors import ConfigError
 from tokenmill.telemetry import Counters, Report
 
 Layout = Literal["array", "gang"]
@@ -77,6 +80,91 @@ class Job:
     """What a task asks of a site."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A graph of jobs and the names of its inputs."""
+
+    name: str
+    """Name of the recipe."""
+    inputs: Mapping[str, tuple[str, ...]]
+    """Recipe input -> paths, globs or URLs."""
+    jobs: tuple[Job, ...]
+    """Jobs in any order."""
+
+    def __post_init__(self) -> None:
+        """Refuse a graph that cannot run.
+
+        Raises:
+            ConfigError: duplicate job, bad name, unknown reference or dependency cycle.
+        """
+        names = [job.name for job in self.jobs]
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+                raise ConfigError(
+                    "bad job name",
+                    where=f"recipe {self.name}",
+                    expected="1 to 64 letters, digits, _ and -",
+                    got=repr(name),
+                )
+            if names.count(name) > 1 or name in self.inputs:
+                raise ConfigError(
+                    "a name is used twice",
+                    where=f"recipe {self.name}, job {name}",
+                    fix="give every job and every recipe input a name of its own",
+                )
+        self.in_order()
+
+    def parents(self, job: Job) -> tuple[str, ...]:
+        """Names of the jobs that a job waits for, in order of first mention.
+
+        Raises:
+            ConfigError: an input or ``after`` names neither a job nor a recipe input.
+        """
+        names = [other.name for other in self.jobs]
+        found: dict[str, None] = {}
+        for key, reference in job.inputs.items():
+            source = reference.partition(".")[0]
+            if source in names:
+                found[source] = None
+            elif reference not in self.inputs:
+                raise _unknown(f"job {job.name}, input {key}", reference, [*names, *self.inputs])
+        for name in job.after:
+            if name not in names:
+                raise _unknown(f"job {job.name}, after", name, names)
+            found[name] = None
+        return tuple(found)
+
+    def in_order(self) -> tuple[Job, ...]:
+        """Jobs with parents before children; otherwise in the order of the recipe.
+
+        Raises:
+            ConfigError: jobs wait for each other in a cycle.
+        """
+        waiting = {job.name: set(self.parents(job)) for job in self.jobs}
+        ordered: list[Job] = []
+        while waiting:
+            ready = [job for job in self.jobs if job.name in waiting and not waiting[job.name]]
+            if not ready:
+                raise ConfigError(
+                    "jobs wait for each other",
+                    where=f"recipe {self.name}",
+                    got="a cycle among " + ", ".join(sorted(waiting)),
+                    fix="remove one of these inputs or after entries",
+                )
+            for job in ready:
+                ordered.append(job)
+                del waiting[job.name]
+            for parents in waiting.values():
+                parents.difference_update(job.name for job in ready)
+        return tuple(ordered)
+
+
+def _unknown(where: str, name: str, known: Sequence[str]) -> ConfigError:
+    near = difflib.get_close_matches(name.partition(".")[0], known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)
+    return ConfigError("unknown name", where=where, got=repr(name), fix=hint)
+
+
 def identity_of(job: Job, input_identities: Mapping[str, str]) -> str:
     """Hexadecimal digest of what fixes a job's output.
 
@@ -86,7 +174,7 @@ def identity_of(job: Job, input_identities: Mapping[str, str]) -> str:
             absolute URL of a recipe input.
     """
     ranks = job.resources.tasks if job.layout == "gang" else 0  # a gang's size changes rounding
-    sharding = {key: value for key, value in vars(job.sharding).items()}
+    sharding = dict(vars(job.sharding).items())
     value = {
         "entry": job.entry,
         "config": job.config,

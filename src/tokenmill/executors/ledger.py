@@ -1,0 +1,397 @@
+"""A job's folder: the only class that knows its paths, and the records that are the only truth.
+
+    jobs/<name>-<identity>/
+      job.yaml             what the job is, for people and workers
+      plan.jsonl           the shards, written once
+      submissions/<launch>/  what was asked of the scheduler: scripts, receipt
+      leases/<launch>/     advice: which attempt took which shard
+      attempts/            one record per attempt
+      logs/                one log per attempt
+      data/                outputs under names that hold the attempt
+      done/                commit records: the first attempt to publish one wins
+      quarantine/          shards that failed too often
+      progress/            checkpoints of a gang, shared by its attempts
+      manifest.json        published when every shard is done; what the next job reads
+
+Scheduler ids, states and exit codes are hints. A shard is done when its commit record exists, whatever a
+scheduler says.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+import tokenmill
+from tokenmill import storage
+from tokenmill.errors import IdentityError, InputError, StorageError, VersionError
+from tokenmill.executors.job import Job, Piece, Resources, Shard, Sharding
+from tokenmill.executors.plan import InputFile, make_plan
+from tokenmill.telemetry import Counters, Report
+
+FORMAT = 1
+"""Version of the files in a job's folder."""
+_PER_FOLDER = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the files of one input come from."""
+
+    folder: str = ""
+    """Folder of the job that writes them; empty for a recipe input."""
+    port: str = ""
+    """Output port of that job; all ports if empty."""
+    paths: tuple[str, ...] = ()
+    """Paths, globs or URLs of a recipe input."""
+
+
+class JobFolder:
+    """All reading and writing of one job's folder.
+
+    Args:
+        url: the folder.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def at(self, *parts: str) -> str:
+        """URL of something in the folder."""
+        return storage.join(self.url, *parts)
+
+    # what the job is
+
+    def write_job(self, job: Job, identity: str, sources: Mapping[str, Source]) -> None:
+        """Record the job, or check that the folder holds this very job.
+
+        Placement may change from launch to launch, so the record is rewritten.
+
+        Raises:
+            IdentityError: the folder holds another job.
+        """
+        record = {
+            "format": FORMAT,
+            "tokenmill": tokenmill.__version__,
+            "identity": identity,
+            "job": json.loads(storage.dump_json(asdict(job))),
+            "sources": {
+                name: json.loads(storage.dump_json(asdict(source))) for name, source in sources.items()
+            },
+        }
+        if storage.exists(self.at("job.yaml")):
+            old = self.record["identity"]
+            if old != identity:
+                raise IdentityError(
+                    "the folder holds another job",
+                    where=self.url,
+                    expected=f"identity {identity}",
+                    got=f"identity {old}",
+                    fix="use another run folder, or remove this one",
+                )
+        storage.write_atomic(
+            self.at("job.yaml"), yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode()
+        )
+        self.__dict__.pop("record", None)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """Content of job.yaml.
+
+        Raises:
+            InputError: there is none.
+            VersionError: it was written by another version.
+        """
+        try:
+            record = yaml.safe_load(storage.read_bytes(self.at("job.yaml")))
+        except yaml.YAMLError as error:
+            raise StorageError("job.yaml is not YAML", where=self.url, got=str(error)) from error
+        if record.get("format") != FORMAT:
+            raise VersionError(
+                "a job folder of another version",
+                where=self.url,
+                expected=f"format {FORMAT}",
+                got=f"format {record.get('format')}",
+                fix="run it with the version of tokenmill that wrote it, or start a new run folder",
+            )
+        return dict(record)
+
+    @property
+    def job(self) -> Job:
+        """The job, as recorded."""
+        value = dict(self.record["job"])
+        value["after"] = tuple(value["after"])
+        value["sharding"] = Sharding(**value["sharding"])
+        value["resources"] = Resources(**value["resources"])
+        return Job(**value)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Where the inputs come from, as recorded."""
+        return {
+            name: Source(folder=value["folder"], port=value["port"], paths=tuple(value["paths"]))
+            for name, value in self.record["sources"].items()
+        }
+
+    # the plan
+
+    def ensure_plan(self) -> list[Shard]:
+        """The plan; made and published by whoever comes first.
+
+        Raises:
+            InputError: an input is missing, empty, or has changed since the plan was made.
+        """
+        if not storage.exists(self.at("plan.jsonl")):
+            self.publish_plan()
+        return self.plan()
+
+    def publish_plan(self) -> None:
+        """Make the plan from the inputs as they are now and publish it, unless there is one."""
+        files = {name: input_files(source, name) for name, source in self.sources.items()}
+        shards = make_plan(self.job, files)
+        header = {
+            "format": FORMAT,
+            "identity": self.record["identity"],
+            "num_shards": len(shards),
+            "files": {
+                name: [[file.url, file.name, file.num_bytes] for file in found]
+                for name, found in files.items()
+            },
+        }
+        lines = [storage.dump_json(header)]
+        for shard in shards:
+            pieces = {
+                name: [[piece.file_index, piece.start, piece.end] for piece in parts]
+                for name, parts in shard.inputs.items()
+                if not _is_whole(parts, len(files[name]))
+            }
+            lines.append(storage.dump_json({"shard": shard.index, "pieces": pieces}))
+        storage.publish_once(self.at("plan.jsonl"), b"".join(lines))
+
+    def plan(self) -> list[Shard]:
+        """The published plan."""
+        header, *rows = (json.loads(line) for line in storage.read_bytes(self.at("plan.jsonl")).splitlines())
+        if header["identity"] != self.record["identity"]:
+            raise IdentityError(
+                "the plan belongs to another job",
+                where=self.at("plan.jsonl"),
+                expected=f"identity {self.record['identity']}",
+                got=f"identity {header['identity']}",
+                fix="use another run folder",
+            )
+        files = {
+            name: [InputFile(url=url, name=logical, num_bytes=size) for url, logical, size in found]
+            for name, found in header["files"].items()
+        }
+        whole = {
+            name: tuple(_piece(index, file, 0, file.num_bytes) for index, file in enumerate(found))
+            for name, found in files.items()
+        }
+        return [
+            Shard(
+                index=row["shard"],
+                inputs=whole
+                | {
+                    name: tuple(_piece(index, files[name][index], start, end) for index, start, end in parts)
+                    for name, parts in row["pieces"].items()
+                },
+            )
+            for row in rows
+        ]
+
+    def num_shards(self) -> int | None:
+        """Number of shards; None before the plan is made."""
+        if not storage.exists(self.at("plan.jsonl")):
+            return None
+        with storage.open_input(self.at("plan.jsonl")) as file:
+            return int(json.loads(file.readline())["num_shards"])
+
+    # leases, attempts, commits
+
+    def lease(self, launch: str, shard: int, holder: Mapping[str, Any]) -> bool:
+        """Take a shard within a launch; False if another task has it. Advice: the commit is the law."""
+        return storage.publish_once(
+            self.at("leases", launch, f"{shard:05d}.json"), storage.dump_json(dict(holder))
+        )
+
+    def leased(self, launch: str) -> set[int]:
+        """Shards taken within a launch."""
+        return {int(name.partition(".")[0]) for name in storage.list_names(self.at("leases", launch))}
+
+    def write_attempt(self, record: Mapping[str, Any]) -> None:
+        """Write or rewrite the record of an attempt."""
+        name = f"{record['shard']:05d}.{record['attempt']}.rank{record['rank']}.json"
+        storage.write_atomic(self.at("attempts", name), storage.dump_json(dict(record), indent=1))
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """Records of all attempts, by shard and start."""
+        records = [
+            storage.read_json(self.at("attempts", name)) for name in storage.list_names(self.at("attempts"))
+        ]
+        return sorted(records, key=lambda record: (record["shard"], record["started"], record["rank"]))
+
+    def log_url(self, shard: int, attempt: str, rank: int = 0) -> str:
+        """Where the log of an attempt lies."""
+        suffix = f".rank{rank}" if rank else ""
+        return self.at("logs", f"{shard:05d}.{attempt}{suffix}.log")
+
+    def commit(self, record: Mapping[str, Any]) -> bool:
+        """Publish a commit record; False if another attempt was first."""
+        return storage.publish_once(self._done_url(record["shard"]), storage.dump_json(dict(record)))
+
+    def _done_url(self, shard: int) -> str:
+        return self.at("done", f"{shard // _PER_FOLDER:05d}", f"{shard:05d}.json")
+
+    def done(self) -> set[int]:
+        """Indices of the shards that are done."""
+        folders = storage.list_names(self.at("done"))
+        names = (name for folder in folders for name in storage.list_names(self.at("done", folder)))
+        return {int(name.partition(".")[0]) for name in names}
+
+    def commits(self) -> Iterator[dict[str, Any]]:
+        """Commit records in order of shards."""
+        for shard in sorted(self.done()):
+            yield storage.read_json(self._done_url(shard))
+
+    def quarantine(self, shard: int, reason: str) -> None:
+        """Set a shard aside: no task tries it again until it is released."""
+        storage.publish_once(
+            self.at("quarantine", f"{shard:05d}.json"), storage.dump_json({"shard": shard, "reason": reason})
+        )
+
+    def quarantined(self) -> dict[int, str]:
+        """Shards set aside, with the last error."""
+        names = storage.list_names(self.at("quarantine"))
+        records = [storage.read_json(self.at("quarantine", name)) for name in names]
+        return {record["shard"]: record["reason"] for record in records}
+
+    def release(self) -> None:
+        """Take all shards out of quarantine and forgive their failures."""
+        for record in self.attempts():
+            if record["outcome"] == "error":
+                self.write_attempt(record | {"outcome": "forgiven"})
+        for name in storage.list_names(self.at("quarantine")):
+            storage.remove(self.at("quarantine", name))
+
+    # the end
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The published manifest; None while the job is not complete."""
+        url = self.at("manifest.json")
+        return dict(storage.read_json(url)) if storage.exists(url) else None
+
+    def publish_manifest(self) -> bool:
+        """Publish the manifest if every shard is done; True if it stands afterwards."""
+        if storage.exists(self.at("manifest.json")):
+            return True
+        num_shards = self.num_shards()
+        if num_shards is None or len(self.done()) < num_shards:
+            return False
+        commits = list(self.commits())
+        storage.publish_once(
+            self.at("manifest.json"), storage.dump_json(merge_commits(self.record, commits), indent=1)
+        )
+        return True
+
+
+def merge_commits(record: Mapping[str, Any], commits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Manifest of a job: outputs by logical name, counters and figures merged in order of shards.
+
+    Raises:
+        StorageError: two shards wrote the same logical name.
+    """
+    counters, report = Counters(), Report()
+    outputs: list[dict[str, Any]] = []
+    for commit in commits:
+        outputs.extend(commit["outputs"])
+        counters.merge(commit["counters"])
+        report.merge(commit["figures"])
+    outputs.sort(key=lambda output: output["name"])
+    for left, right in itertools.pairwise(outputs):
+        if left["name"] == right["name"]:
+            raise StorageError(
+                "two shards wrote an output of the same name",
+                where=f"job {record['job']['name']}",
+                got=left["name"],
+                fix="put task.shard_name into the name",
+            )
+    return {
+        "format": FORMAT,
+        "tokenmill": record["tokenmill"],
+        "identity": record["identity"],
+        "name": record["job"]["name"],
+        "num_shards": len(commits),
+        "outputs": outputs,
+        "counters": counters.values,
+        "figures": report.figures,
+        "seconds": sum(commit["seconds"] for commit in commits),
+        "cpu_seconds": sum(commit["cpu_seconds"] for commit in commits),
+        "started": min((commit["started"] for commit in commits), default=0.0),
+        "ended": max((commit["ended"] for commit in commits), default=0.0),
+    }
+
+
+def input_files(source: Source, name: str) -> list[InputFile]:
+    """Files of an input, in order of logical names.
+
+    Raises:
+        InputError: a recipe input is missing, or the parent is not complete.
+    """
+    if source.folder:
+        return _parent_files(source)
+    found: dict[str, storage.FileInfo] = {}
+    for path in source.paths:
+        infos = storage.list_files(path)
+        if not infos:
+            raise InputError("no such input", where=f"input {name}", got=path, fix="check the path")
+        found |= {info.url: info for info in infos}
+    names = _short_names(sorted(found))
+    files = [InputFile(url=url, name=names[url], num_bytes=found[url].num_bytes) for url in found]
+    return sorted(files, key=lambda file: file.name)
+
+
+def _parent_files(source: Source) -> list[InputFile]:
+    parent = JobFolder(source.folder)
+    parent.publish_manifest()  # its last worker may have died between its commit and the manifest
+    manifest = parent.manifest()
+    if manifest is None:
+        raise InputError(
+            "a job was started before its input was complete",
+            where=parent.url,
+            expected="manifest.json",
+            got=f"{len(parent.done())} of {parent.num_shards()} shards done",
+            fix="tokenmill resume",
+        )
+    prefix = f"{source.port}/" if source.port else ""
+    return [
+        InputFile(url=parent.at(output["path"]), name=output["name"], num_bytes=output["bytes"])
+        for output in manifest["outputs"]
+        if output["name"].startswith(prefix)
+    ]
+
+
+def _short_names(urls: Sequence[str]) -> dict[str, str]:
+    """Names of files below their common folder, so that they do not depend on where the folder lies."""
+    if len(urls) == 1:
+        return {urls[0]: urls[0].rsplit("/", 1)[-1]}
+    split = [url.split("/")[:-1] for url in urls]
+    common = 0
+    while all(len(parts) > common for parts in split) and len({parts[common] for parts in split}) == 1:
+        common += 1
+    return {url: "/".join(url.split("/")[common:]) for url in urls}
+
+
+def _piece(index: int, file: InputFile, start: int, end: int) -> Piece:
+    return Piece(
+        url=file.url, name=file.name, file_index=index, start=start, end=end, num_bytes=file.num_bytes
+    )
+
+
+def _is_whole(parts: Sequence[Piece], num_files: int) -> bool:
+    return len(parts) == num_files and all(
+        piece.start == 0 and piece.end == piece.num_bytes for piece in parts
+    )

@@ -1,0 +1,46 @@
+"""What a cluster is like: values of ``slurm/<site>.yaml``, never jobs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A SLURM cluster as one group of users sees it."""
+
+    name: str
+    """Name of the site."""
+    partition: str = ""
+    """Partition of CPU jobs; the cluster's default if empty."""
+    gpu_partition: str = ""
+    """Partition of jobs that ask for GPUs; ``partition`` if empty."""
+    account: str = ""
+    """Account to charge."""
+    qos: str = ""
+    """Quality of service."""
+    constraint: str = ""
+    """Node features that jobs need."""
+    environment: tuple[str, ...] = ()
+    """Names of variables passed from the submitting shell to jobs; nothing else is passed."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Variables set in jobs. Values stand in scripts for all to read: no secrets."""
+    setup: tuple[str, ...] = ()
+    """Shell lines run before the worker (modules, containers)."""
+    python: str = ""
+    """Python of the workers; the submitting one if empty."""
+    max_array_size: int = 0
+    """Largest array of the cluster; 0: ask ``scontrol show config``."""
+    max_tasks: int = 1000
+    """Most array tasks that one launch of a job asks for."""
+    srun_args: tuple[str, ...] = ()
+    """Further arguments of ``srun`` for gangs."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """Further ``sbatch`` flags, without dashes."""
+    signal_seconds: int = 90
+    """Notice before the time limit, in seconds."""
+    poll_seconds: float = 10.0
+    """Seconds between two looks at the queue."""
+    core_hour_cost: float = 0.0
+    """Price of a core-hour, in any currency."""
+    gpu_hour_cost: float = 0.0
+    """Price of a GPU-hour, in the same currency."""
