@@ -1,0 +1,473 @@
+"""From YAML values to frozen dataclasses, and back.
+
+    file.yaml ──load_yaml──> Values ──override("a.b=1")──> Values ──build──> a frozen dataclass
+                                                                     <──plain──
+
+The halls declare standard dataclasses and import no validator. This file alone checks values against
+them: an unknown key fails with the nearest name, a wrong type says where it came from.
+
+>>> from dataclasses import dataclass
+>>> @dataclass(frozen=True, kw_only=True)
+... class Sampling:
+...     num_tokens: int
+...     temperature: float = 1.0
+>>> build(Sampling, {"num_tokens": 8}, "example")
+Sampling(num_tokens=8, temperature=1.0)
+>>> build(Sampling, {"num_token": 8}, "example")
+Traceback (most recent call last):
+tokenmill.errors.ConfigError: unknown key 'num_token'
+  where: example: num_token
+  expected: num_tokens, temperature
+  fix: did you mean 'num_tokens'?
+"""
+
+import copy
+import dataclasses
+import difflib
+import importlib
+import importlib.metadata
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import pydantic
+import yaml
+
+from tokenmill import storage
+from tokenmill.errors import ConfigError, InputError, MissingExtraError
+
+T = TypeVar("T")
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value stands: file, line or override, and dotted key."""
+
+    source: str
+    """File or other origin."""
+    path: Path = ()
+    """Keys from the top of the source."""
+    origins: Mapping[Path, str] = field(default_factory=dict)
+    """``line 3`` or the text of an override, for the keys that are known."""
+
+    def at(self, *keys: str | int) -> "Place":
+        """Place of a value below this one."""
+        return dataclasses.replace(self, path=(*self.path, *map(str, keys)))
+
+    def __str__(self) -> str:
+        path = self.path
+        while path and path not in self.origins:
+            path = path[:-1]
+        source = f"{self.source} {self.origins[path]}" if path in self.origins else self.source
+        return f"{source}: {'.'.join(self.path)}" if self.path else source
+
+
+@dataclass(frozen=True)
+class Values:
+    """Plain values of a YAML file and the places they come from."""
+
+    mapping: dict[str, Any]
+    """The values."""
+    place: Place
+    """Place of the whole."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A sentence that names the closest known word, empty if none is close."""
+    close = difflib.get_close_matches(word, list(known), n=2)
+    return f"did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+
+
+def unknown(what: str, word: str, known: Iterable[str], where: object) -> ConfigError:
+    """The error for a name that is not one of the known names."""
+    names = sorted(known)
+    return ConfigError(
+        f"unknown {what} {word!r}",
+        where=str(where),
+        expected=", ".join(names) or "none",
+        fix=nearest(word, names),
+    )
+
+
+# YAML: the core schema of YAML 1.2 (`no` is Norwegian, not false; `1e-3` is a number) without duplicate keys.
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys and remembers lines."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node)).replace("_", "")
+    return int(text, 16) if text.startswith("0x") else int(text)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def _check_keys(node: yaml.Node, path: Path, source: str, origins: dict[Path, str]) -> None:
+    """Fill ``origins`` with lines; refuse keys that are not text and keys that come twice."""
+    origins[path] = f"line {node.start_mark.line + 1}"
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _check_keys(item, (*path, str(index)), source, origins)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[Hashable, int] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        name = str(key.value)
+        if name in lines:
+            raise ConfigError(
+                f"the key {name!r} is there twice",
+                where=f"{source}: {'.'.join((*path, name))}",
+                got=f"line {lines[name]} and line {line}",
+                fix="remove or rename one of them",
+            )
+        lines[name] = line
+        _check_keys(value, (*path, name), source, origins)
+        origins[(*path, name)] = f"line {line}"
+
+
+def parse_yaml(text: str, source: str) -> Values:
+    """Values of a YAML text whose top is a mapping.
+
+    Args:
+        text: YAML.
+        source: name for error messages.
+
+    Raises:
+        ConfigError: not YAML, not a mapping, or a key comes twice.
+    """
+    origins: dict[Path, str] = {}
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is not None:
+            _check_keys(node, (), source, origins)
+        mapping = loader.construct_document(node) if node is not None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{source} line {mark.line + 1}" if mark else source
+        raise ConfigError("not valid YAML", where=where, got=error.problem or str(error)) from error
+    except yaml.YAMLError as error:
+        raise ConfigError("not valid YAML", where=source, got=str(error)) from error
+    if not isinstance(mapping, dict):
+        raise ConfigError(
+            "a mapping is needed", where=source, expected="lines `key: value`", got=type(mapping).__name__
+        )
+    origins.pop((), None)
+    return Values(mapping, Place(source, (), origins))
+
+
+def load_yaml(url: str) -> Values:
+    """Values of a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is not UTF-8, or see ``parse_yaml``.
+    """
+    try:
+        return parse_yaml(storage.read_bytes(url).decode(), url)
+    except InputError as error:
+        raise ConfigError("file not found", where=url, fix="check the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("not UTF-8 text", where=url, got=str(error)) from error
+    except OSError as error:
+        raise ConfigError("the file cannot be read", where=url, got=str(error)) from error
+
+
+# Overrides
+
+
+def parse_override(text: str) -> tuple[Path, Any]:
+    """Split ``a.b.0.c=VALUE``; the value is YAML.
+
+    >>> parse_override("jobs.train.config.learning_rate=1e-3")
+    (('jobs', 'train', 'config', 'learning_rate'), 0.001)
+
+    Raises:
+        ConfigError: no ``=``, an empty key, or a value that is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    path = tuple(key.strip().split("."))
+    if not equals or not all(path):
+        raise ConfigError(
+            "not an override", where=f"--set {text}", expected="KEY.KEY=VALUE", got=text, fix="see `--help`"
+        )
+    try:
+        return path, parse_yaml(f"value: {value}", f"--set {text}").mapping["value"]
+    except ConfigError:
+        if re.match(r"\s*[\[{]", value):
+            raise
+        return path, value.strip()  # a path such as `a: b.warc` is text, though not YAML
+
+
+def override(values: Values, overrides: Sequence[str]) -> Values:
+    """New values with overrides by dotted path put in, later ones last; list items by number.
+
+    Raises:
+        ConfigError: an override does not parse, or goes through a value that is no mapping and no list.
+    """
+    mapping = copy.deepcopy(values.mapping)
+    origins = dict(values.place.origins)
+    for text in overrides:
+        path, value = parse_override(text)
+        holder: Any = mapping
+        for depth, key in enumerate(path[:-1]):
+            holder = _enter(holder, key, f"--set {text}: {'.'.join(path[: depth + 1])}")
+        if isinstance(holder, list):
+            _enter(holder, path[-1], f"--set {text}")
+            holder[int(path[-1])] = value
+        else:
+            holder[path[-1]] = value
+        origins[path] = f"--set {text}"
+    return Values(mapping, dataclasses.replace(values.place, origins=origins))
+
+
+def _enter(holder: Any, key: str, where: str) -> Any:
+    """The value under a key, made if it is not there."""
+    if isinstance(holder, list):
+        if not key.isdigit() or int(key) >= len(holder):
+            raise ConfigError("no such item", where=where, expected=f"0 to {len(holder) - 1}", got=key)
+        return holder[int(key)]
+    inner = holder.get(key)
+    if inner is None:
+        inner = holder[key] = {}
+    if not isinstance(inner, dict | list):
+        raise ConfigError("an override goes through a plain value", where=where, got=repr(inner))
+    return inner
+
+
+# Building
+
+_YAML_WORDS = {"an object": "a mapping", "a valid array": "a list", "a valid dictionary": "a mapping"}
+
+
+def build(cls: type[T], mapping: Mapping[str, Any], where: "str | Place") -> T:
+    """Build a frozen dataclass from plain values, checked strictly.
+
+    Members of a union of dataclasses are told apart by their field ``kind``, a ``Literal``.
+
+    Args:
+        cls: a standard dataclass; fields may be plain, dataclasses, unions, tuples and mappings of these.
+        mapping: plain values.
+        where: source for error messages.
+
+    Raises:
+        ConfigError: unknown key, missing key, wrong type, unknown kind.
+    """
+    place = where if isinstance(where, Place) else Place(where)
+    return cast("T", _build_value(cls, mapping, place))
+
+
+def _build_value(kind: Any, value: Any, place: Place) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(cast("type[Any]", kind), value, place)
+    if not _holds_dataclass(kind):
+        return _validate(kind, value, place)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _build_value(arguments[0], value, place)
+    if origin in (typing.Union, types.UnionType):
+        return _build_union(arguments, value, place)
+    if issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise _wrong(value, "a mapping", place)
+        return {key: _build_value(arguments[1], item, place.at(key)) for key, item in value.items()}
+    if not isinstance(value, list | tuple):
+        raise _wrong(value, "a list", place)
+    members = [arguments[0]] * len(value) if arguments[-1] is ... or len(arguments) == 1 else arguments
+    if len(members) != len(value):
+        raise _wrong(value, f"{len(members)} items", place)
+    items = [
+        _build_value(member, item, place.at(index))
+        for index, (member, item) in enumerate(zip(members, value, strict=True))
+    ]
+    return items if origin is list else tuple(items)
+
+
+def _holds_dataclass(kind: Any) -> bool:
+    return any(dataclasses.is_dataclass(part) or _holds_dataclass(part) for part in typing.get_args(kind))
+
+
+def _build_dataclass(cls: type[Any], value: Any, place: Place) -> Any:
+    if not isinstance(value, Mapping):
+        raise _wrong(value, f"a mapping of {cls.__name__}", place)
+    kinds = typing.get_type_hints(cls, include_extras=True)
+    known = {item.name: item for item in dataclasses.fields(cls) if item.init}
+    for key in value:
+        if key not in known:
+            raise unknown("key", str(key), known, place.at(str(key)))
+    for name, item in known.items():
+        no_default = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if no_default and name not in value:
+            raise ConfigError(f"the key {name!r} is missing", where=str(place), expected=_words(kinds[name]))
+    arguments = {key: _build_value(kinds[key], item, place.at(key)) for key, item in value.items()}
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        inner = ": ".join(part for part in (str(place), error.where) if part)
+        raise ConfigError(
+            error.what, where=inner, expected=error.expected, got=error.got, fix=error.fix
+        ) from error
+    except ValueError as error:
+        raise ConfigError("the values do not go together", where=str(place), got=str(error)) from error
+
+
+def _build_union(members: Sequence[Any], value: Any, place: Place) -> Any:
+    if value is None and type(None) in members:
+        return None
+    classes = [member for member in members if dataclasses.is_dataclass(member) and isinstance(member, type)]
+    if classes and isinstance(value, Mapping):
+        return _build_dataclass(_member(classes, value, place), value, place)
+    rest = [member for member in members if member not in classes and member is not type(None)]
+    if not rest:
+        raise _wrong(value, f"a mapping of {' or '.join(item.__name__ for item in classes)}", place)
+    return _build_value(typing.Union[tuple(rest)], value, place)  # noqa: UP007 - a union made at run time
+
+
+def _member(classes: Sequence[type[Any]], value: Mapping[str, Any], place: Place) -> type[Any]:
+    """The class of a union that the value's ``kind`` names."""
+    if len(classes) == 1:
+        return classes[0]
+    by_kind = {
+        kind: cls for cls in classes for kind in typing.get_args(typing.get_type_hints(cls).get("kind"))
+    }
+    if "kind" not in value:
+        names = ", ".join(sorted(by_kind))
+        raise ConfigError("the key 'kind' is missing", where=str(place), expected=names)
+    kind = str(value["kind"])
+    if kind not in by_kind:
+        raise unknown("kind", kind, by_kind, place.at("kind"))
+    return by_kind[kind]
+
+
+def _words(kind: Any) -> str:
+    return str(getattr(kind, "__name__", kind)) if typing.get_origin(kind) is None else str(kind)
+
+
+def _wrong(value: Any, expected: str, place: Place) -> ConfigError:
+    key = place.path[-1] if place.path else "value"
+    text = repr(value)
+    shown = text if len(text) <= 120 else f"{text[:117]}..."
+    got = f"{shown} ({type(value).__name__})"
+    return ConfigError(f"wrong value for {key!r}", where=str(place), expected=expected, got=got)
+
+
+def _validate(kind: Any, value: Any, place: Place) -> Any:
+    """Check a value that holds no dataclass; JSON mode, so that a list may become a tuple."""
+    try:
+        text = json.dumps(value)
+    except TypeError as error:
+        raise _wrong(value, "plain text, numbers, lists or mappings", place) from error
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(text, strict=True)
+    except pydantic.ValidationError as error:
+        details = error.errors()
+        place = place.at(*_location(details[0]["loc"], value))
+        messages = (item["msg"].removeprefix("Input should be ") for item in details)
+        wanted = dict.fromkeys(_YAML_WORDS.get(message, message) for message in messages)
+        problem = _wrong(details[0]["input"], " or ".join(wanted), place)
+        if details[0]["type"] == "literal_error":
+            problem = ConfigError(
+                problem.what,
+                where=problem.where,
+                expected=problem.expected,
+                got=problem.got,
+                fix=nearest(str(value), map(str, typing.get_args(kind))),
+            )
+        raise problem from error
+
+
+def _location(location: Sequence[Any], value: Any) -> list[Any]:
+    """The part of pydantic's location that walks through the value; union labels are not in it."""
+    walked: list[Any] = []
+    for key in location:
+        if (isinstance(value, Mapping) and key in value) or (
+            isinstance(value, list | tuple) and isinstance(key, int) and key < len(value)
+        ):
+            value = value[key]
+        else:
+            break
+        walked.append(key)
+    return walked
+
+
+def plain(value: Any) -> Any:
+    """Plain mappings, lists, text and numbers of a dataclass; the inverse of ``build``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+# Entries
+
+
+def load_entry(entry: str, where: str = "") -> tuple[Callable[..., None], type[Any]]:
+    """Import an entry; give the function and the dataclass that annotates its first parameter.
+
+    Raises:
+        ConfigError: no such module or function, or its config is not annotated with a dataclass.
+        MissingExtraError: an optional package that it imports is not installed.
+    """
+    module_name, _, name = entry.rpartition(".")
+    if not module_name:
+        raise ConfigError(
+            "not an entry", where=where, expected="a dotted name package.module.function", got=entry
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module_name == missing or module_name.startswith(f"{missing}."):
+            raise ConfigError(f"no module {missing!r}", where=where, got=f"entry: {entry}") from error
+        raise _missing_package(missing, entry) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        functions = [key for key, item in vars(module).items() if inspect.isfunction(item)]
+        raise ConfigError(
+            f"no function {name!r} in {module_name}",
+            where=where,
+            got=f"entry: {entry}",
+            fix=nearest(name, functions),
+        )
+    parameters = list(inspect.signature(function).parameters)
+    cls = typing.get_type_hints(function).get(parameters[0]) if parameters else None
+    if len(parameters) != 2 or not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise ConfigError(
+            f"{entry} is not an entry", where=where, expected="run(config: SomeDataclass, task: Task) -> None"
+        )
+    return cast("Callable[..., None]", function), cls
+
+
+def _missing_package(package: str, entry: str) -> MissingExtraError:
+    for requirement in importlib.metadata.requires("tokenmill") or []:
+        found = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement)
+        if found and found[1].replace("-", "_").lower() == package.split(".", maxsplit=1)[0].lower():
+            return MissingExtraError.of(package, found[2], entry)
+    return MissingExtraError(
+        f"the package {package} is not installed", where=entry, fix=f"pip install {package}"
+    )
