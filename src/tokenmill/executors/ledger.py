@@ -234,6 +234,25 @@ class JobFolder:
         ]
         return sorted(records, key=lambda record: (record["shard"], record["started"], record["rank"]))
 
+    def failures(self, shard: int) -> int:
+        """Number of attempts at a shard that ended in an error and were not forgiven."""
+        names = [name for name in storage.list_names(self.at("attempts")) if name.startswith(f"{shard:05d}.")]
+        records = [storage.read_json(self.at("attempts", name)) for name in names]
+        return len({record["attempt"] for record in records if record["outcome"] == "error"})
+
+    def num_stopped(self) -> int:
+        """Number of attempts that saved their progress and stopped on request."""
+        return sum(record["outcome"] == "stopped" for record in self.attempts())
+
+    def launch_order(self) -> list[str]:
+        """Tokens of recorded launches, oldest first."""
+        intents = [
+            (storage.read_json(self.at("submissions", token, "intent.json"))["number"], token)
+            for token in storage.list_names(self.at("submissions"))
+            if storage.exists(self.at("submissions", token, "intent.json"))
+        ]
+        return [token for _, token in sorted(intents)]
+
     def log_url(self, shard: int, attempt: str, rank: int = 0) -> str:
         """Where the log of an attempt lies."""
         suffix = f".rank{rank}" if rank else ""

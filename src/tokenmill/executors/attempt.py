@@ -1,0 +1,233 @@
+"""One attempt at one shard: the entry is called, its outputs are committed, and the attempt is recorded.
+
+The order is the whole point: outputs are written under private names and made durable, then the commit record
+is published, then the attempt is recorded as done. Death before the commit leaves files that nobody reads;
+death after it leaves a finished shard.
+"""
+
+import importlib
+import io
+import logging
+import os
+import resource
+import socket
+import time
+import traceback
+import typing
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import tokenmill
+from tokenmill import config as configs
+from tokenmill import storage
+from tokenmill.errors import ConfigError, GangError
+from tokenmill.executors.job import Job, Shard, Task, TaskStopped
+from tokenmill.executors.ledger import JobFolder
+from tokenmill.telemetry import Counters, Report
+
+_PEER_SECONDS = 600.0
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a task stands among its like."""
+
+    launch: str
+    """Token of the launch."""
+    index: int = 0
+    """Number of the task in the launch."""
+    num_tasks: int = 1
+    """Tasks of the launch."""
+    rank: int = 0
+    """Rank in the gang."""
+    world_size: int = 1
+    """Ranks of the gang; 1 in an array."""
+    local_rank: int = 0
+    """Rank within the node."""
+
+
+def resolve_entry(dotted: str) -> tuple[Callable[[Any, Task], None], type]:
+    """Function and config type of an entry.
+
+    Raises:
+        ConfigError: there is no such function, or it has not the shape ``run(config: Config, task: Task)``.
+    """
+    module_name, _, name = dotted.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+        config_type = typing.get_type_hints(function)["config"]
+    except (ImportError, AttributeError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            "an entry cannot be used",
+            where=f"entry {dotted!r}",
+            expected="dotted name of a function run(config: Config, task: Task)",
+            got=f"{type(error).__name__}: {error}",
+            fix="check the spelling, and that its packages are installed",
+        ) from error
+    return function, config_type
+
+
+def run_attempt(folder: JobFolder, shard: Shard, place: Place, stop: Callable[[], bool]) -> str:
+    """Try a shard; returns the outcome: done, late (another attempt was first), stopped or error."""
+    job = folder.job
+    attempt = place.launch if job.layout == "gang" else f"{place.launch}-{os.urandom(3).hex()}"
+    record: dict[str, Any] = {
+        "shard": shard.index,
+        "attempt": attempt,
+        "rank": place.rank,
+        "launch": place.launch,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": time.time(),
+        "outcome": "running",
+    }
+    folder.write_attempt(record)
+    with _attempt_log(folder, shard.index, attempt, place.rank) as log:
+        log.info(
+            "job %s, shard %d of %d, attempt %s, rank %d of %d, host %s, pid %d, tokenmill %s",
+            *(job.name, shard.index, folder.num_shards(), attempt, place.rank, place.world_size),
+            *(record["host"], record["pid"], tokenmill.__version__),
+        )
+        task = Task(
+            job=job,
+            shard=shard,
+            num_shards=folder.num_shards() or 1,
+            attempt=attempt,
+            job_url=folder.url,
+            rank=place.rank,
+            world_size=place.world_size,
+            local_rank=place.local_rank,
+            log=log,
+            stop_requested=stop,
+        )
+        outcome, error = _call(folder, task, record)
+        log.info("outcome: %s", outcome)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    folder.write_attempt(
+        record
+        | {
+            "outcome": outcome,
+            "error": error,
+            "ended": time.time(),
+            "seconds": time.time() - record["started"],
+            "max_rss_bytes": usage.ru_maxrss * 1024,
+        }
+    )
+    return outcome
+
+
+def _call(folder: JobFolder, task: Task, record: Mapping[str, Any]) -> tuple[str, str]:
+    """Call the entry and commit; returns outcome and error text."""
+    cpu_start = time.process_time()
+    try:
+        function, config_type = resolve_entry(task.job.entry)
+        config: Any = configs.build(config_type, task.job.config, where=f"job {task.job.name}, config")
+        function(config, task)
+        if task.rank:
+            _send_outputs(task)
+            return "done", ""
+        _gather_outputs(task)
+        won = folder.commit(_commit_record(folder, task, record, time.process_time() - cpu_start))
+    except TaskStopped:
+        return "stopped", ""
+    except Exception as error:
+        task.log.error("%s", traceback.format_exc())
+        _discard(folder, task)
+        return "error", f"{type(error).__name__}: {error}"
+    if not won:
+        _discard(folder, task)
+        return "late", ""
+    return "done", ""
+
+
+def _commit_record(
+    folder: JobFolder, task: Task, record: Mapping[str, Any], cpu_seconds: float
+) -> dict[str, Any]:
+    return {
+        "shard": task.shard.index,
+        "attempt": task.attempt,
+        "identity": folder.record["identity"],
+        "host": record["host"],
+        "started": record["started"],
+        "ended": time.time(),
+        "seconds": time.time() - record["started"],
+        "cpu_seconds": cpu_seconds,
+        "outputs": sorted(task.outputs, key=lambda output: output["name"]),
+        "counters": task.counters.values,
+        "figures": task.report.figures,
+    }
+
+
+def _discard(folder: JobFolder, task: Task) -> None:
+    """Remove the private files of an attempt that will not be committed."""
+    for output in task.outputs:
+        if task.attempt in output["path"]:  # adopted files belong to the job's progress, not to the attempt
+            storage.remove(folder.at(output["path"]))
+
+
+def _send_outputs(task: Task) -> None:
+    figures = task.report.figures
+    task.publish(
+        f"outputs-{task.rank}",
+        {"outputs": task.outputs, "counters": task.counters.values, "figures": figures},
+    )
+
+
+def _gather_outputs(task: Task) -> None:
+    """Rank 0 waits for the outputs of its peers and merges them in order of ranks."""
+    deadline = time.monotonic() + _PEER_SECONDS
+    for rank in range(1, task.world_size):
+        while (sent := task.published(f"outputs-{rank}")) is None:
+            if time.monotonic() > deadline:
+                raise GangError(
+                    "a rank did not finish",
+                    where=f"job {task.job.name}, rank {rank} of {task.world_size}",
+                    expected=f"its outputs within {_PEER_SECONDS:.0f} s of rank 0's",
+                    fix="read its log in the job folder",
+                )
+            time.sleep(_POLL_SECONDS)
+        task.outputs.extend(sent["outputs"])
+        task.counters.merge(Counters(sent["counters"]))
+        merged = Report(figures=task.report.figures)
+        merged.merge(sent["figures"])
+
+
+@contextmanager
+def _attempt_log(folder: JobFolder, shard: int, attempt: str, rank: int) -> typing.Iterator[logging.Logger]:
+    """Logger whose lines go to the attempt's log file."""
+    url = folder.log_url(shard, attempt, rank)
+    handler: logging.Handler
+    buffer = io.StringIO()
+    if storage.is_local(url):
+        storage.local_path(url).parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(storage.local_path(url), encoding="utf-8")
+    else:  # object stores cannot append: the log is stored when the attempt ends
+        handler = logging.StreamHandler(buffer)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("tokenmill")
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield logging.getLogger("tokenmill.task")
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+        if buffer.getvalue():
+            storage.write_atomic(url, buffer.getvalue().encode())
+
+
+def shard_of(folder: JobFolder, job: Job) -> Shard:
+    """The one shard of a gang.
+
+    Raises:
+        ConfigError: the job has several.
+    """
+    shards = folder.ensure_plan()
+    if len(shards) != 1:
+        raise ConfigError("a gang has one shard", where=f"job {job.name}", got=f"{len(shards)} shards")
+    return shards[0]

@@ -1,0 +1,239 @@
+"""The driver: one rule, applied to every job at every tick until nothing is left to do.
+
+    a job with a manifest          is complete
+    a job with a live launch       is left alone
+    a job with shards set aside    has failed, and its children wait
+    any other job                  is launched, if its parents are complete or can be waited for
+
+Resuming is nothing else: the same rule on what the folder holds. With an executor that queues, children are
+submitted at once and wait at the scheduler for all arrays of their parents; if the driver dies, the queue
+goes on without it, since workers make plans and manifests themselves.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tokenmill import storage
+from tokenmill.errors import ConfigError, IdentityError, JobError
+from tokenmill.executors.graph import Node, lay_out, write_run
+from tokenmill.executors.job import Recipe
+from tokenmill.executors.launch import Executor, Launch, launches_of, new_token
+from tokenmill.executors.status import JobStatus, job_status
+
+_MOST_IDLE_LAUNCHES = 3
+"""Launches in a row of a job that may end without a new commit."""
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    """What the driver remembers of a job between ticks."""
+
+    launches: list[Launch] = field(default_factory=list)
+    idle: int = 0
+    done_before: int = -1
+    lost: bool = False
+
+
+class Driver:
+    """Applies the rule to a run until nothing is left to do.
+
+    Args:
+        nodes: jobs in order of the graph.
+        executor: starts tasks.
+
+    """
+
+    def __init__(self, nodes: Mapping[str, Node], executor: Executor) -> None:
+        self.nodes = nodes
+        self.executor = executor
+        self._progress = {name: _Progress(launches=launches_of(node.folder)) for name, node in nodes.items()}
+        self._complete: dict[str, JobStatus] = {}
+
+    def statuses(self) -> list[JobStatus]:
+        """State of every job."""
+        found: list[JobStatus] = []
+        for name, node in self.nodes.items():
+            status = self._complete.get(name) or job_status(node.folder)
+            if status.state == "complete":
+                self._complete[name] = status
+            found.append(status)
+        return found
+
+    def tick(self) -> bool:
+        """Apply the rule once to every job; False when nothing is left to do."""
+        launches = [launch for progress in self._progress.values() for launch in progress.launches]
+        live = self.executor.live(launches)
+        if live is None:  # the scheduler does not answer: nothing is known, so nothing is decided
+            return True
+        busy = False
+        for name, node in self.nodes.items():
+            if self._is_complete(name) or self._has_failed(name):
+                continue
+            if any(launch.token in live for launch in self._progress[name].launches):
+                busy = True
+            elif self._may_start(node, live):
+                busy = self._launch(node, live) or busy
+        return busy
+
+    def _is_complete(self, name: str) -> bool:
+        if name not in self._complete and self.nodes[name].folder.publish_manifest():
+            self._complete[name] = job_status(self.nodes[name].folder)
+        return name in self._complete
+
+    def _has_failed(self, name: str) -> bool:
+        """True if the job or one of its ancestors cannot go on."""
+        node = self.nodes[name]
+        if self._progress[name].lost or node.folder.quarantined():
+            return True
+        return any(self._has_failed(parent) for parent in node.parents if parent not in self._complete)
+
+    def _may_start(self, node: Node, live: set[str]) -> bool:
+        for parent in node.parents:
+            if parent in self._complete:
+                continue
+            launched = any(launch.token in live for launch in self._progress[parent].launches)
+            if not (self.executor.queues and launched):
+                return False
+        return self.executor.free_slots() > 0
+
+    def _launch(self, node: Node, live: set[str]) -> bool:
+        """Launch a job; False if it was launched too often without a new commit."""
+        progress = self._progress[node.job.name]
+        done = len(node.folder.done()) + node.folder.num_stopped()
+        progress.idle = 0 if done > progress.done_before else progress.idle + 1
+        progress.done_before = done
+        if progress.idle >= _MOST_IDLE_LAUNCHES:
+            progress.lost = True
+            return False
+        parents = [launch for name in node.parents for launch in self._progress[name].launches]
+        launch = Launch(
+            token=new_token(),
+            folder=node.folder,
+            num_tasks=self._num_tasks(node),
+            after=tuple(parent for parent in parents if parent.token in live),
+        )
+        self.executor.launch(launch)
+        live.add(launch.token)
+        progress.launches.append(launch)
+        return True
+
+    def _num_tasks(self, node: Node) -> int:
+        if node.job.layout == "gang":
+            return max(1, node.job.resources.tasks)
+        if all(parent in self._complete for parent in node.parents):
+            left = len(node.folder.ensure_plan()) - len(node.folder.done())
+        else:  # the plan is made when the parents are complete; tasks without a shard end at once
+            left = node.folder.num_shards() or node.job.resources.tasks or 1
+        wanted = min(left, node.job.resources.tasks) if node.job.resources.tasks else left
+        return max(1, self.executor.num_tasks(wanted))
+
+    def cancel(self) -> None:
+        """End everything that runs for this run."""
+        self.executor.cancel([launch for progress in self._progress.values() for launch in progress.launches])
+
+    def failures(self) -> list[str]:
+        """One line per job that cannot go on by itself."""
+        lines = [
+            f"{status.name}: {status.failed} of {status.num_shards} shards failed: {status.message}"
+            for status in self.statuses()
+            if status.failed
+        ]
+        return lines + [
+            f"{name}: {_MOST_IDLE_LAUNCHES} launches in a row ended without a finished shard"
+            for name, progress in self._progress.items()
+            if progress.lost
+        ]
+
+
+def run_recipe(
+    recipe: Recipe,
+    run_url: str,
+    executor: Executor,
+    *,
+    retry_failed: bool = False,
+    on_change: Callable[[Sequence[JobStatus]], None] = lambda statuses: None,
+    detach: bool = False,
+) -> list[JobStatus]:
+    """Run a recipe to its end, or go on with it.
+
+    Args:
+        recipe: the graph of jobs.
+        run_url: folder of the run.
+        executor: starts tasks.
+        retry_failed: release shards from quarantine first.
+        on_change: called with the state of all jobs after every tick.
+        detach: submit what can be queued and return; only for executors that queue.
+
+    Raises:
+        JobError: a job failed.
+        IdentityError: the folder holds something else.
+    """
+    run_url = storage.absolute(run_url)
+    if detach and not executor.queues:
+        raise ConfigError("only the slurm executor can be left alone", got=f"--detach with {executor.name}")
+    nodes = lay_out(recipe, run_url)
+    with _only_driver(run_url):
+        write_run(recipe, run_url, nodes)
+        for node in nodes.values():
+            storage.remove(node.folder.at("cancelled.json"))
+            if retry_failed:
+                node.folder.release()
+        driver = Driver(nodes, executor)
+        _drive(driver, on_change, detach)
+    if not detach and (failures := driver.failures()):
+        raise JobError(
+            "the run is not complete",
+            where=run_url,
+            got="\n       ".join(failures),
+            fix=f"tokenmill logs {run_url} --failed; then tokenmill resume {run_url}",
+        )
+    return driver.statuses()
+
+
+def _drive(driver: Driver, on_change: Callable[[Sequence[JobStatus]], None], detach: bool) -> None:
+    try:
+        while driver.tick():
+            on_change(driver.statuses())
+            if detach:
+                return
+            time.sleep(driver.executor.poll_seconds)
+    except KeyboardInterrupt:
+        if not driver.executor.queues:  # a queue goes on without its driver; processes do not
+            driver.cancel()
+        raise
+    finally:
+        on_change(driver.statuses())
+
+
+@contextmanager
+def _only_driver(run_url: str) -> Iterator[None]:
+    """Hold driver.json; refuse if a living driver of this machine holds it."""
+    url = storage.join(run_url, "driver.json")
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _start_time(os.getpid())}
+    if storage.exists(url):
+        other = storage.read_json(url)
+        if other["host"] == mine["host"] and _start_time(other["pid"]) == other["started"]:
+            raise IdentityError(
+                "another driver works on this run",
+                where=run_url,
+                got=f"process {other['pid']} on {other['host']}",
+                fix="wait for it, look with tokenmill status, or end that process",
+            )
+    storage.write_atomic(url, storage.dump_json(mine))
+    try:
+        yield
+    finally:
+        storage.remove(url)
+
+
+def _start_time(pid: int) -> str:
+    """When a process of this machine began, in clock ticks since boot; empty if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,318 @@
+"""Tasks as SLURM jobs: arrays of independent tasks, or one job of many ranks for a gang.
+
+submitit writes the ``#SBATCH`` header and reads the answer of ``sbatch``; nothing is pickled: a batch script
+runs ``python -m tokenmill.executors.worker`` on a job folder.
+
+What SLURM says is a hint. Launches are found by the token in the job's name, never by id alone, because a
+restarted controller may forget jobs and give their ids to others.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from submitit.core.utils import FailedSubmissionError
+from submitit.slurm.slurm import SlurmExecutor as SubmititExecutor
+from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
+
+from tokenmill import storage
+from tokenmill.errors import ConfigError, SubmissionError
+from tokenmill.executors.launch import Launch, record_intent
+from tokenmill.executors.ledger import JobFolder
+from tokenmill.executors.site import Site
+
+PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol")
+ALLOWED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "SHELL", "TMPDIR")
+"""Variables that every job may see; a site allows more. Never ALL: secrets would enter SLURM's database."""
+COMMAND_SECONDS = 60.0
+"""Clients block about 20 s while the controller is down, then say so."""
+NAME_PREFIX = "tokenmill"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """One ``sbatch`` call of a launch."""
+
+    number: int
+    """Number of the chunk in its launch."""
+    first_task: int
+    """Number of its first task in the launch."""
+    num_tasks: int
+    """Array tasks (array), or ranks (gang)."""
+
+
+def chunks_of(launch: Launch, max_array_size: int) -> list[Chunk]:
+    """Cut a launch into arrays of at most ``max_array_size`` tasks, with indices from 0."""
+    if launch.folder.job.layout == "gang":
+        return [Chunk(number=0, first_task=0, num_tasks=launch.num_tasks)]
+    starts = range(0, launch.num_tasks, max_array_size)
+    return [
+        Chunk(number=number, first_task=start, num_tasks=min(max_array_size, launch.num_tasks - start))
+        for number, start in enumerate(starts)
+    ]
+
+
+def job_name(launch: Launch, chunk: Chunk) -> str:
+    """Name of a chunk at the scheduler: holds the launch's token."""
+    return f"{NAME_PREFIX}-{launch.folder.job.name}-{launch.token}-c{chunk.number}"
+
+
+def batch_script(launch: Launch, chunk: Chunk, site: Site, parent_ids: Sequence[str]) -> str:
+    """The batch script of a chunk: a pure function of its arguments.
+
+    Args:
+        launch: what to start.
+        chunk: which tasks of it.
+        site: the cluster.
+        parent_ids: ids of all arrays of all parents; the chunk waits until every one has succeeded.
+
+    """
+    job = launch.folder.job
+    gang = job.layout == "gang"
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(site.variables.items())]
+    no_key: Any = None  # without it the header would say --wckey=submitit
+    return make_sbatch_string(
+        command=_command(launch, chunk, site, gang),
+        folder="unused",
+        wckey=no_key,
+        job_name=job_name(launch, chunk),
+        time=max(1, -(-job.resources.time_seconds // 60)),
+        ntasks_per_node=None,
+        cpus_per_task=job.resources.cpus,
+        mem_per_cpu=f"{max(1, job.resources.memory_bytes // max(1, job.resources.cpus) // 2**20)}M",
+        gpus_per_task=job.resources.gpus or None,
+        signal_delay_s=site.signal_seconds,
+        stderr_to_stdout=True,
+        array_parallelism=chunk.num_tasks,
+        map_count=None if gang else chunk.num_tasks,
+        setup=[*site.setup, *exports] or None,
+        use_srun=False,
+        additional_parameters=_flags(launch, chunk, site, parent_ids),
+    )
+
+
+def _flags(launch: Launch, chunk: Chunk, site: Site, parent_ids: Sequence[str]) -> dict[str, Any]:
+    job = launch.folder.job
+    gang = job.layout == "gang"
+    output = storage.join(
+        launch.url, f"chunk{chunk.number}.%j.out" if gang else f"chunk{chunk.number}.%A_%a.out"
+    )
+    partition = site.gpu_partition if job.resources.gpus and site.gpu_partition else site.partition
+    flags: dict[str, Any] = {
+        "comment": f"{NAME_PREFIX}:{launch.token}",
+        "export": ",".join(dict.fromkeys((*ALLOWED, *site.environment))),
+        "open-mode": "append",
+        "output": _escaped(launch.url) + "/" + output,
+        # the batch shell of an array task becomes the worker; a gang's srun passes step signals on
+        "signal": f"{'' if gang else 'B:'}USR1@{site.signal_seconds}",
+        "no-requeue": True,  # a requeue by SLURM and a new launch by the driver would do the work twice
+        "partition": partition,
+        "account": site.account,
+        "qos": site.qos,
+        "constraint": site.constraint,
+        "ntasks": str(chunk.num_tasks) if gang else "1",
+    }
+    if parent_ids:
+        flags["dependency"] = "afterok:" + ":".join(parent_ids)
+        flags["kill-on-invalid-dep"] = "yes"  # else a child of a failed parent waits for ever
+    return {key: value for key, value in (flags | dict(site.flags)).items() if value}
+
+
+def _escaped(path: str) -> str:
+    """Keep SLURM from replacing parts of a path."""
+    return path.replace("\\", "\\\\").replace("%", "%%")
+
+
+def _command(launch: Launch, chunk: Chunk, site: Site, gang: bool) -> str:
+    words = [
+        *(site.python or sys.executable, "-u", "-m", "tokenmill.executors.worker"),
+        *("--job-folder", launch.folder.url, "--launch", launch.token),
+        *("--first-task", str(chunk.first_task), "--num-tasks", str(launch.num_tasks)),
+        *("--signal-seconds", str(site.signal_seconds)),
+    ]
+    job = launch.folder.job
+    if not gang:
+        return "exec " + shlex.join(words)
+    srun = ["srun", "--kill-on-bad-exit=1", f"--ntasks={chunk.num_tasks}"]
+    srun += [f"--cpus-per-task={job.resources.cpus}", *site.srun_args]
+    return "exec " + shlex.join([*srun, *words])
+
+
+class SlurmExecutor:
+    """Tasks as SLURM jobs.
+
+    Args:
+        site: the cluster.
+
+    """
+
+    name = "slurm"
+    queues = True
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.poll_seconds = site.poll_seconds
+
+    @cached_property
+    def max_array_size(self) -> int:
+        """Tasks in the largest array: the site's value, or the cluster's own.
+
+        Raises:
+            SubmissionError: the cluster does not say.
+        """
+        if self.site.max_array_size:
+            return self.site.max_array_size
+        answer = run_client(["scontrol", "show", "config"])
+        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
+        if match is None:
+            raise SubmissionError(
+                "the cluster does not say its MaxArraySize",
+                where="scontrol show config",
+                fix=f"set max_array_size in site {self.site.name}",
+            )
+        return int(match.group(1))
+
+    def num_tasks(self, wanted: int) -> int:
+        """At most the site's limit."""
+        return min(wanted, self.site.max_tasks)
+
+    def free_slots(self) -> int:
+        """As many as the site allows: SLURM queues what cannot start."""
+        return self.site.max_tasks
+
+    def scripts(self, launch: Launch) -> list[tuple[Chunk, str]]:
+        """Every chunk with its batch script."""
+        parent_ids = [job_id for parent in launch.after for job_id in self.job_ids(parent)]
+        chunks = chunks_of(launch, self.max_array_size)
+        return [(chunk, batch_script(launch, chunk, self.site, parent_ids)) for chunk in chunks]
+
+    def preview(self, launch: Launch) -> list[str]:
+        """The batch scripts, exactly as they would be submitted (parents' ids are known only then)."""
+        return [script for _, script in self.scripts(launch)]
+
+    def launch(self, launch: Launch) -> None:
+        """Submit every chunk and record its id.
+
+        Raises:
+            SubmissionError: SLURM refused; chunks already submitted are cancelled.
+        """
+        check_folder(launch.folder)
+        record_intent(launch, self.name)
+        for chunk, script in self.scripts(launch):
+            path = storage.local_path(storage.join(launch.url, f"chunk{chunk.number}.sbatch"))
+            storage.write_atomic(str(path), script.encode())
+            try:
+                job_id = submit(launch, chunk, str(path))
+            except SubmissionError:
+                self.cancel([launch])
+                raise
+            receipt = {"job_id": job_id, "num_tasks": chunk.num_tasks, "name": job_name(launch, chunk)}
+            storage.write_atomic(
+                storage.join(launch.url, f"receipt{chunk.number}.json"), storage.dump_json(receipt)
+            )
+
+    def job_ids(self, launch: Launch) -> list[str]:
+        """Ids of the chunks of a launch, as far as they were submitted."""
+        names = [name for name in storage.list_names(launch.url) if name.startswith("receipt")]
+        return [storage.read_json(storage.join(launch.url, name))["job_id"] for name in names]
+
+    def live(self, launches: Sequence[Launch]) -> set[str] | None:
+        """Launches that ``squeue`` still knows; None while it does not answer."""
+        try:
+            answer = run_client(["squeue", "--me", "--noheader", "--format=%j|%T"])
+        except SubmissionError:
+            return None
+        names = [line.split("|")[0].strip() for line in answer.splitlines()]
+        found = {name.split("-")[-2] for name in names if name.startswith(NAME_PREFIX + "-")}
+        return {launch.token for launch in launches if launch.token in found}
+
+    def cancel(self, launches: Sequence[Launch]) -> None:
+        """Cancel by name: it holds the token, so no other job can be hit."""
+        for launch in launches:
+            chunks = chunks_of(launch, self.max_array_size)
+            names = ",".join(job_name(launch, chunk) for chunk in chunks)
+            run_client(["scancel", "--me", f"--name={names}"])
+
+
+def submit(launch: Launch, chunk: Chunk, path: str) -> str:
+    """Call sbatch on a script; returns the job id.
+
+    If sbatch fails, the job may still have been accepted (a slow controller answers too late), so the queue
+    is searched for the chunk's name before the failure is believed.
+
+    Raises:
+        SubmissionError: SLURM refused.
+    """
+    try:
+        answer = run_client(["sbatch", path])
+        return str(SubmititExecutor._get_job_id_from_submission_command(answer))
+    except (SubmissionError, FailedSubmissionError) as error:
+        name = job_name(launch, chunk)
+        known = run_client(["squeue", "--me", "--noheader", "--states=all", f"--name={name}", "--format=%F"])
+        if ids := known.split():
+            return ids[0]
+        raise SubmissionError(
+            "SLURM refused a submission",
+            where=f"job {launch.folder.job.name}, {path}",
+            got=str(error).replace("\n", " "),
+            fix="mend the site's values or the job's resources, then run again",
+        ) from error
+
+
+def run_client(command: Sequence[str]) -> str:
+    """Output of a SLURM client program.
+
+    Raises:
+        SubmissionError: it failed or did not answer.
+    """
+    try:
+        done = subprocess.run(
+            list(command), capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+        )
+    except FileNotFoundError as error:
+        raise SubmissionError(
+            f"{command[0]} is not on PATH", fix="log in to the cluster, or use --executor processes"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise SubmissionError(f"{command[0]} did not answer in {COMMAND_SECONDS:.0f} s") from error
+    if done.returncode:
+        raise SubmissionError(
+            f"{command[0]} failed", got=done.stderr.strip() or f"exit code {done.returncode}"
+        )
+    return done.stdout
+
+
+def check_programs(programs: Sequence[str] = PROGRAMS) -> None:
+    """Refuse to start without SLURM's client programs.
+
+    Raises:
+        SubmissionError: one is missing.
+    """
+    for program in programs:
+        if shutil.which(program) is None:
+            raise SubmissionError(
+                f"{program} is not on PATH",
+                expected=", ".join(programs),
+                fix="log in to the cluster, source the local cluster's env.sh, or use --executor processes",
+            )
+
+
+def check_folder(folder: JobFolder) -> None:
+    """Refuse a run folder that compute nodes could not reach.
+
+    Raises:
+        ConfigError: scripts and SLURM's own logs need a path.
+    """
+    if not storage.is_local(folder.url):
+        raise ConfigError(
+            "the slurm executor needs a run folder on a shared file system",
+            where=f"job {folder.job.name}",
+            got=folder.url,
+            fix="use a path; inputs may stay on s3://",
+        )

@@ -1,0 +1,115 @@
+"""What a run is doing, read from its folder alone.
+
+<run>/
+run.json             recipe, version, and the folder of every job
+driver.json          the driver that works on it, if one does
+jobs/<name>-<identity>/   see ``tokenmill.executors.ledger``
+report.json, report.html
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tokenmill import storage
+from tokenmill.errors import InputError
+from tokenmill.executors.ledger import JobFolder
+from tokenmill.telemetry import Number
+
+State = Literal["waiting", "planned", "running", "complete", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    """State of one job of a run."""
+
+    name: str
+    """Name of the job."""
+    state: State
+    """waiting: for parents; planned: shards known; running: shards taken; failed: shards set aside."""
+    num_shards: int | None
+    """Shards of the plan; None before there is one."""
+    done: int
+    """Shards with a commit record."""
+    failed: int
+    """Shards in quarantine."""
+    running: int
+    """Shards leased in the newest launch and not done."""
+    folder: str
+    """The job's folder."""
+    counters: Mapping[str, Number] = field(default_factory=dict)
+    """Counters of the manifest; empty before the job is complete."""
+    seconds: float = 0.0
+    """Task seconds spent in committed attempts."""
+    message: str = ""
+    """Why the job failed."""
+
+
+def read_run(run_url: str) -> dict[str, Any]:
+    """Content of run.json.
+
+    Raises:
+        InputError: the folder is not a run.
+    """
+    url = storage.join(run_url, "run.json")
+    if not storage.exists(url):
+        raise InputError(
+            "no run in this folder",
+            where=run_url,
+            expected="run.json",
+            fix="check the path, or start one with tokenmill run RECIPE --run-dir FOLDER",
+        )
+    return dict(storage.read_json(url))
+
+
+def recipe_status(run_url: str) -> list[JobStatus]:
+    """State of every job of a run, in order of the graph.
+
+    Raises:
+        InputError: the folder is not a run.
+    """
+    return [job_status(JobFolder(storage.join(run_url, row["folder"]))) for row in read_run(run_url)["jobs"]]
+
+
+def job_status(folder: JobFolder) -> JobStatus:
+    """State of a job."""
+    name = str(folder.record["job"]["name"])
+    manifest = folder.manifest()
+    if manifest is not None:
+        return JobStatus(
+            name=name,
+            state="complete",
+            num_shards=manifest["num_shards"],
+            done=manifest["num_shards"],
+            failed=0,
+            running=0,
+            folder=folder.url,
+            counters=manifest["counters"],
+            seconds=manifest["seconds"],
+        )
+    num_shards, done, quarantined = folder.num_shards(), folder.done(), folder.quarantined()
+    leased = _leased_newest(folder) - done - set(quarantined)
+    state: State = "waiting" if num_shards is None else "planned"
+    if quarantined:
+        state = "failed"
+    elif storage.exists(folder.at("cancelled.json")):
+        state = "cancelled"
+    elif leased or done:
+        state = "running"
+    message = "; ".join(f"shard {shard}: {reason}" for shard, reason in sorted(quarantined.items())[:3])
+    return JobStatus(
+        name=name,
+        state=state,
+        num_shards=num_shards,
+        done=len(done),
+        failed=len(quarantined),
+        running=len(leased),
+        folder=folder.url,
+        message=message,
+    )
+
+
+def _leased_newest(folder: JobFolder) -> set[int]:
+    """Shards leased in the launch that was recorded last."""
+    order = folder.launch_order()
+    return folder.leased(order[-1]) if order else set()

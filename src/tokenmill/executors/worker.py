@@ -1,0 +1,229 @@
+"""The worker: one task, which takes shards of a job until none is left or its time is over.
+
+The same code runs in every executor. Only this module reads the environment.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+import tokenmill
+from tokenmill.errors import GangError, TokenmillError, VersionError
+from tokenmill.executors.attempt import Place, run_attempt, shard_of
+from tokenmill.executors.job import Shard
+from tokenmill.executors.ledger import JobFolder
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_STOPPED = 85
+"""Not finished, but nothing went wrong: launch the job again."""
+_PARENT_POLL_SECONDS = 0.5
+_log = logging.getLogger("tokenmill.worker")
+
+
+class Stop:
+    """Whether the scheduler has announced the end, or the time limit is near.
+
+    Args:
+        seconds: time limit of the submission in seconds; 0 for none.
+        margin: notice that the scheduler gives, in seconds.
+    """
+
+    def __init__(self, seconds: float = 0.0, margin: float = 0.0) -> None:
+        self._requested = threading.Event()
+        self._deadline = time.monotonic() + seconds - margin if seconds else float("inf")
+
+    def request(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """Ask for an end; usable as a signal handler."""
+        self._requested.set()
+
+    def requested(self) -> bool:
+        """True once the end was announced."""
+        return self._requested.is_set()
+
+    def leaves(self, seconds: float) -> bool:
+        """True if there is time for something that takes so many seconds."""
+        return not self.requested() and time.monotonic() + seconds < self._deadline
+
+
+def check_version(folder: JobFolder) -> None:
+    """Refuse to work for a launch of another version.
+
+    Raises:
+        VersionError: the job was launched by another version of tokenmill.
+    """
+    wanted = folder.record["tokenmill"]
+    if wanted != tokenmill.__version__:
+        raise VersionError(
+            "this worker is of another version than the launch",
+            where=f"{folder.url}, {sys.executable}",
+            expected=f"tokenmill {wanted}",
+            got=f"tokenmill {tokenmill.__version__}",
+            fix="install one version for submission and workers, or run again to launch with this one",
+        )
+
+
+def work(folder: JobFolder, place: Place, stop: Stop) -> int:
+    """Take shards until none is left; returns an exit code.
+
+    Raises:
+        TokenmillError: the job cannot be worked on at all.
+    """
+    check_version(folder)
+    if place.world_size > 1 or folder.job.layout == "gang":
+        return _work_gang(folder, place, stop)
+    shards = folder.ensure_plan()
+    failed = _take(folder, _rotated(shards, place), place, stop)
+    limit = folder.job.resources.max_attempts
+    while failed and not stop.requested():
+        failed = [shard for shard in failed if folder.failures(shard.index) < limit]
+        failed = [shard for shard in failed if run_attempt(folder, shard, place, stop.requested) == "error"]
+        _quarantine(folder, failed, limit)
+    return _exit_code(folder, stop)
+
+
+def _take(folder: JobFolder, shards: Sequence[Shard], place: Place, stop: Stop) -> list[Shard]:
+    """Lease and try shards one after the other; returns those that failed."""
+    failed: list[Shard] = []
+    done, quarantined = folder.done(), folder.quarantined()
+    seconds: list[float] = []
+    for shard in shards:
+        if shard.index in done or shard.index in quarantined:
+            continue
+        if not stop.leaves(sum(seconds) / len(seconds) if seconds else 0.0):
+            break
+        if not folder.lease(place.launch, shard.index, {"task": place.index, "pid": os.getpid()}):
+            continue
+        started = time.monotonic()
+        outcome = run_attempt(folder, shard, place, stop.requested)
+        seconds.append(time.monotonic() - started)
+        _log.info("shard %d: %s in %.2f s", shard.index, outcome, seconds[-1])
+        if outcome == "error":
+            failed.append(shard)
+    _quarantine(folder, failed, folder.job.resources.max_attempts)
+    return failed
+
+
+def _rotated(shards: Sequence[Shard], place: Place) -> list[Shard]:
+    """Shards in plan order, each task beginning at another place, so that leases seldom collide."""
+    first = place.index * len(shards) // max(1, place.num_tasks)
+    return [*shards[first:], *shards[:first]]
+
+
+def _quarantine(folder: JobFolder, failed: Sequence[Shard], limit: int) -> None:
+    for shard in failed:
+        if folder.failures(shard.index) >= limit:
+            errors = [record["error"] for record in folder.attempts() if record["shard"] == shard.index]
+            folder.quarantine(shard.index, next((error for error in reversed(errors) if error), "unknown"))
+
+
+def _exit_code(folder: JobFolder, stop: Stop) -> int:
+    if folder.publish_manifest():
+        return EXIT_DONE
+    if folder.quarantined():
+        return EXIT_FAILED
+    return EXIT_STOPPED if not stop.leaves(0.0) else EXIT_DONE
+
+
+def _work_gang(folder: JobFolder, place: Place, stop: Stop) -> int:
+    """Work as one rank on the gang's only shard."""
+    wanted = max(1, folder.job.resources.tasks)
+    if place.world_size != wanted:
+        raise GangError(
+            "a gang of the wrong size",
+            where=f"job {folder.job.name}, rank {place.rank}",
+            expected=f"{wanted} ranks",
+            got=f"{place.world_size} ranks",
+            fix="start one worker per rank with srun, as the script in submissions/ does",
+        )
+    shard = shard_of(folder, folder.job)
+    if shard.index in folder.done():
+        folder.publish_manifest()
+        return EXIT_DONE
+    outcome = run_attempt(folder, shard, place, stop.requested)
+    _log.info("rank %d: %s", place.rank, outcome)
+    if outcome == "error":
+        _quarantine(folder, [shard], folder.job.resources.max_attempts)
+        return EXIT_FAILED
+    if outcome == "stopped":
+        return EXIT_STOPPED
+    if place.rank == 0:
+        folder.publish_manifest()
+    return EXIT_DONE
+
+
+def watch_parent(parent: int, action: Callable[[], None]) -> None:
+    """Call ``action`` when the parent process is gone; the watch ends with the process."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_POLL_SECONDS)
+        action()
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+def log_to_stdout() -> None:
+    """Send the worker's lines to standard output, where the scheduler keeps them."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    _log.propagate = False  # an attempt's log holds the lines of the attempt alone
+
+
+def slurm_place(launch: str, first_task: int, num_tasks: int) -> Place:
+    """Place of this process, from the variables that SLURM sets.
+
+    Raises:
+        GangError: a variable is missing, so this is not a SLURM task.
+    """
+    environment = os.environ
+    try:
+        if "SLURM_ARRAY_TASK_ID" in environment:
+            index = first_task + int(environment["SLURM_ARRAY_TASK_ID"])
+            return Place(launch=launch, index=index, num_tasks=num_tasks)
+        return Place(
+            launch=launch,
+            rank=int(environment["SLURM_PROCID"]),
+            world_size=int(environment["SLURM_NTASKS"]),
+            local_rank=int(environment["SLURM_LOCALID"]),
+        )
+    except KeyError as error:
+        raise GangError(
+            "this process is not a SLURM task",
+            expected="SLURM_ARRAY_TASK_ID, or SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID",
+            got=f"{error} is not set",
+            fix="start workers through sbatch and srun, as the scripts in submissions/ do",
+        ) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of a batch script: ``python -m tokenmill.executors.worker``."""
+    parser = argparse.ArgumentParser(prog="tokenmill.executors.worker", description="Work on a job's shards.")
+    parser.add_argument("--job-folder", required=True)
+    parser.add_argument("--launch", required=True)
+    parser.add_argument("--first-task", type=int, default=0)
+    parser.add_argument("--num-tasks", type=int, default=1)
+    parser.add_argument("--signal-seconds", type=float, default=0.0)
+    options = parser.parse_args(arguments)
+    log_to_stdout()
+    try:
+        folder = JobFolder(options.job_folder)
+        stop = Stop(folder.job.resources.time_seconds, options.signal_seconds)
+        signal.signal(signal.SIGUSR1, stop.request)
+        signal.signal(signal.SIGTERM, stop.request)
+        return work(folder, slurm_place(options.launch, options.first_task, options.num_tasks), stop)
+    except TokenmillError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Entries for tests of the executors: small, real jobs over text lines."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenmill import storage
+from tokenmill.executors.job import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpperConfig:
+    """Values of ``upper``."""
+
+    suffix: str = "!"
+    """Put behind every line."""
+    fail_on: str = ""
+    """Raise while the file ``fail_flag`` exists and the shard holds this line."""
+    fail_flag: str = ""
+    """Path of the flag; always fail if empty."""
+    seconds: float = 0.0
+    """Sleep per shard in seconds."""
+
+
+def lines_of(task: Task, name: str) -> list[str]:
+    """Lines that begin in the pieces of an input."""
+    found: list[str] = []
+    for piece in task.inputs(name):
+        data = storage.read_bytes(piece.url)
+        position = 0
+        for line in data.splitlines(keepends=True):
+            if piece.start <= position < piece.end:
+                found.append(line.decode().rstrip("\n"))
+            position += len(line)
+    return found
+
+
+def upper(config: UpperConfig, task: Task) -> None:
+    """Write every line in capitals."""
+    lines = lines_of(task, "lines")
+    time.sleep(config.seconds)
+    with task.output(f"lines/{task.shard_name}.jsonl") as file:
+        for line in lines:
+            flagged = not config.fail_flag or Path(config.fail_flag).exists()
+            if config.fail_on and line == config.fail_on and flagged:
+                raise ValueError(f"line {line!r} cannot be done")
+            file.write((line.upper() + config.suffix + "\n").encode())
+    task.counters.add("lines", len(lines))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountConfig:
+    """Values of ``count``."""
+
+
+def count(config: CountConfig, task: Task) -> None:
+    """Count the lines of everything."""
+    with task.output("count/count.json") as file:
+        file.write(storage.dump_json({"lines": len(lines_of(task, "lines"))}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GangConfig:
+    """Values of ``gang``."""
+
+    fail_rank: int = -1
+    """This rank raises."""
+
+
+def gang(config: GangConfig, task: Task) -> None:
+    """Every rank tells rank 0 its process id, and writes a file."""
+    if task.rank == config.fail_rank:
+        raise ValueError("this rank cannot go on")
+    task.publish(f"pid-{task.rank}", {"pid": os.getpid()})
+    deadline = time.monotonic() + 60
+    while any(task.published(f"pid-{rank}") is None for rank in range(task.world_size)):
+        assert time.monotonic() < deadline, "a rank is missing"
+        time.sleep(0.01)
+    pids = {task.published(f"pid-{rank}")["pid"] for rank in range(task.world_size)}
+    with task.output(f"ranks/{task.rank}.json") as file:
+        file.write(storage.dump_json({"rank": task.rank, "different": len(pids) == task.world_size}))
+    task.counters.add("ranks")
