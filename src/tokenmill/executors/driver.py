@@ -71,10 +71,15 @@ class Driver:
             return True
         busy = False
         for name, node in self.nodes.items():
-            if self._is_complete(name) or self._has_failed(name):
+            if self._is_complete(name):
                 continue
-            if any(launch.token in live for launch in self._progress[name].launches):
+            running = [launch for launch in self._progress[name].launches if launch.token in live]
+            if any(self._has_failed(parent) for parent in node.parents):
+                self.executor.cancel(running)  # it waits for a parent that will not come
+            elif running:
                 busy = True
+            elif self._has_failed(name):
+                continue
             elif self._may_start(node, live):
                 busy = self._launch(node, live) or busy
         return busy
@@ -143,7 +148,8 @@ class Driver:
             if status.failed
         ]
         return lines + [
-            f"{name}: {_MOST_IDLE_LAUNCHES} launches in a row ended without a finished shard"
+            f"{name}: {_MOST_IDLE_LAUNCHES} launches in a row ended without a finished shard; "
+            f"see {progress.launches[-1].url}"
             for name, progress in self._progress.items()
             if progress.lost
         ]

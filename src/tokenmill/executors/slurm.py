@@ -76,11 +76,12 @@ def batch_script(launch: Launch, chunk: Chunk, site: Site, parent_ids: Sequence[
     job = launch.folder.job
     gang = job.layout == "gang"
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(site.variables.items())]
-    no_key: Any = None  # without it the header would say --wckey=submitit
+    unset: Any = None  # else the header would say --wckey=submitit and, for a gang, --nodes=1
     return make_sbatch_string(
         command=_command(launch, chunk, site, gang),
         folder="unused",
-        wckey=no_key,
+        wckey=unset,
+        nodes=unset if gang else 1,
         job_name=job_name(launch, chunk),
         time=max(1, -(-job.resources.time_seconds // 60)),
         ntasks_per_node=None,
@@ -100,15 +101,13 @@ def batch_script(launch: Launch, chunk: Chunk, site: Site, parent_ids: Sequence[
 def _flags(launch: Launch, chunk: Chunk, site: Site, parent_ids: Sequence[str]) -> dict[str, Any]:
     job = launch.folder.job
     gang = job.layout == "gang"
-    output = storage.join(
-        launch.url, f"chunk{chunk.number}.%j.out" if gang else f"chunk{chunk.number}.%A_%a.out"
-    )
+    output = f"chunk{chunk.number}.{'%j' if gang else '%A_%a'}.out"
     partition = site.gpu_partition if job.resources.gpus and site.gpu_partition else site.partition
     flags: dict[str, Any] = {
         "comment": f"{NAME_PREFIX}:{launch.token}",
         "export": ",".join(dict.fromkeys((*ALLOWED, *site.environment))),
         "open-mode": "append",
-        "output": _escaped(launch.url) + "/" + output,
+        "output": f"{_escaped(launch.url)}/{output}",
         # the batch shell of an array task becomes the worker; a gang's srun passes step signals on
         "signal": f"{'' if gang else 'B:'}USR1@{site.signal_seconds}",
         "no-requeue": True,  # a requeue by SLURM and a new launch by the driver would do the work twice
@@ -139,7 +138,8 @@ def _command(launch: Launch, chunk: Chunk, site: Site, gang: bool) -> str:
     job = launch.folder.job
     if not gang:
         return "exec " + shlex.join(words)
-    srun = ["srun", "--kill-on-bad-exit=1", f"--ntasks={chunk.num_tasks}"]
+    # the batch shell holds the allowed variables and the site's; srun alone would drop the latter
+    srun = ["srun", "--export=ALL", "--kill-on-bad-exit=1", f"--ntasks={chunk.num_tasks}"]
     srun += [f"--cpus-per-task={job.resources.cpus}", *site.srun_args]
     return "exec " + shlex.join([*srun, *words])
 
