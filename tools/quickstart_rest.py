@@ -4,7 +4,6 @@ docutils knows neither Sphinx's roles nor its directives: roles become their tex
 become a term with its text, indexes and tables of contents are left out.
 """
 
-import html
 import importlib
 import re
 from functools import cache
@@ -54,10 +53,10 @@ def render(text: str) -> bytes:
     )
     core = importlib.import_module("docutils.core")
     parts = core.publish_parts(text, writer="html5", settings_overrides=SETTINGS)
-    title = html.escape(re.sub(r"<[^>]+>", "", parts["title"]) or "Untitled", quote=False)
+    title = re.sub(r"<[^>]+>", "", parts["title"]) or "Untitled"
     page = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title></head>\n'
-        f"<body>\n<main>\n{parts['html_body']}</main>\n</body>\n</html>\n"
+        f"<body>\n{parts['html_body']}</body>\n</html>\n"
     )
     return str(page).encode()
 
