@@ -1,0 +1,509 @@
+"""The command ``tokenmill``: few verbs over runs; values come from recipes, sites and ``--set``.
+
+    tokenmill plan RECIPE --run-dir D      what would be done; nothing is written or submitted
+    tokenmill run RECIPE --run-dir D       do it, or go on with it
+    tokenmill status D                     how far it is
+    tokenmill logs D JOB/SHARD             what the attempts wrote
+    tokenmill resume D                     go on, failed shards included
+    tokenmill cancel D                     end what runs
+    tokenmill report D                     write report.json and report.html
+
+Every command speaks table, ``--json`` and ``--quiet``. Errors are one block on stderr: exit code 1, or 2 for
+wrong usage.
+"""
+
+import contextlib
+import functools
+import inspect
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+import tokenmill
+from tokenmill import config, recipes, storage
+from tokenmill.errors import ConfigError, TokenmillError
+from tokenmill.executors import report as reports
+from tokenmill.executors import units
+from tokenmill.executors.driver import run_recipe
+from tokenmill.executors.launch import Executor
+from tokenmill.executors.ledger import JobFolder
+from tokenmill.executors.local import LocalExecutor
+from tokenmill.executors.preview import JobPreview, preview_recipe
+from tokenmill.executors.processes import ProcessesExecutor
+from tokenmill.executors.slurm import SlurmExecutor, check_programs
+from tokenmill.executors.status import JobStatus, read_run, recipe_status
+
+_EXECUTORS = ("local", "processes", "slurm")
+_WATCH_SECONDS = 2.0
+_COLOURS = {"complete": "green", "failed": "red", "cancelled": "red", "running": "blue"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How a command speaks."""
+
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print as little as possible.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+
+    def show(self, value: Any, table: Callable[[], object], quiet: str = "") -> None:
+        """Print plain values as JSON, or quiet lines, or a table."""
+        if self.json:
+            print(json.dumps(value, indent=1, ensure_ascii=False))
+        elif self.quiet:
+            print(quiet, end="\n" if quiet else "")
+        else:
+            table()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where tasks run."""
+
+    executor: Annotated[
+        str, typer.Option("--executor", metavar="NAME", help=f"Where tasks run: {', '.join(_EXECUTORS)}.")
+    ] = ""
+    site: Annotated[
+        str, typer.Option("--site", help="Site of the slurm executor: a file, or a name in slurm/.")
+    ] = ""
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=0, help="Most processes of the processes executor; 0: one per core."),
+    ] = 0
+
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command: its groups of options become options, its errors one block on stderr."""
+    parameters = inspect.signature(function).parameters
+    groups: dict[str, Any] = {
+        key: item.annotation for key, item in parameters.items() if is_dataclass(item.annotation)
+    }
+    flat = [item for key, item in parameters.items() if key not in groups]
+    for cls in groups.values():
+        flat += [
+            inspect.Parameter(
+                item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=item.type
+            )
+            for item in fields(cls)
+        ]
+
+    def command(**values: Any) -> None:
+        for key, cls in groups.items():
+            values[key] = cls(**{item.name: values.pop(item.name) for item in fields(cls)})
+        with _errors(values["output"].debug):
+            function(**values)
+
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    command.__annotations__ = {item.name: item.annotation for item in flat}
+    command.__dict__["__signature__"] = inspect.Signature(flat)  # typer reads options from it
+    app.command()(command)
+    return function
+
+
+@contextlib.contextmanager
+def _errors(debug: bool) -> Iterator[None]:
+    """Print an error as one block and exit; no traceback unless it is asked for."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        print("interrupted; `tokenmill resume` goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, TokenmillError):
+            message = str(error)
+        else:
+            message = (
+                f"{type(error).__name__}: {error}\n  fix: this is not foreseen; --debug shows where it is"
+            )
+        print(f"error: {message}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of one in configs/recipes.")]
+RunArgument = Annotated[str, typer.Argument(help="Folder of the run.")]
+RunOption = Annotated[str, typer.Option("--run-dir", help="Folder of the run; new, or to go on with.")]
+DetachOption = Annotated[bool, typer.Option("--detach", help="Submit to SLURM and return.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value by dotted path; may come often."),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tokenmill {tokenmill.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Turn web crawl into an evaluated language model, on one machine or a SLURM cluster."""
+
+
+# Executors
+
+
+def make_executor(placement: Placement) -> Executor:
+    """The executor that the options name.
+
+    Raises:
+        ConfigError: unknown executor or site, or an option that the executor does not have.
+        SubmissionError: the slurm executor without SLURM's programs.
+    """
+    name = placement.executor or "processes"
+    if name not in _EXECUTORS:
+        raise config.unknown("executor", name, _EXECUTORS, "--executor")
+    if placement.site and name != "slurm":
+        raise ConfigError("only the slurm executor has a site", where="--site", got=f"--executor {name}")
+    if placement.workers and name != "processes":
+        raise ConfigError(
+            "only the processes executor has workers", where="--workers", got=f"--executor {name}"
+        )
+    if name == "local":
+        return LocalExecutor()
+    if name == "processes":
+        return ProcessesExecutor(placement.workers or len(os.sched_getaffinity(0)))
+    if not placement.site:
+        raise ConfigError("the slurm executor needs a site", where="--site", fix="--site SITE; see slurm/")
+    site = recipes.load_site(placement.site)
+    check_programs()
+    return SlurmExecutor(site)
+
+
+def _placement_url(run_dir: str) -> str:
+    return storage.join(run_dir, "placement.json")
+
+
+def _remember(run_dir: str, placement: Placement) -> None:
+    """Let ``resume`` and ``cancel`` find the executor again."""
+    site = storage.absolute(recipes.find("site", placement.site, "slurm")) if placement.site else ""
+    value = asdict(replace(placement, executor=placement.executor or "processes", site=site))
+    storage.write_atomic(_placement_url(run_dir), storage.dump_json(value))
+
+
+def _recalled(run_dir: str, placement: Placement) -> Placement:
+    """The options of the last time, unless an executor is given."""
+    if placement.executor or not storage.exists(_placement_url(run_dir)):
+        return placement
+    old = config.build(Placement, storage.read_json(_placement_url(run_dir)), _placement_url(run_dir))
+    return replace(old, site=placement.site or old.site, workers=placement.workers or old.workers)
+
+
+# run, plan, resume, cancel
+
+
+@_command
+def run(
+    recipe: RecipeArgument,
+    run_dir: RunOption,
+    overrides: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    detach: DetachOption = False,
+    *,
+    placement: Placement,
+    output: Output,
+) -> None:
+    """Run a recipe, or go on with a run; complete jobs are left as they are."""
+    loaded = recipes.load_recipe(recipe, overrides or ())
+    executor = make_executor(placement)
+    if dry_run:
+        _show_plan(output, preview_recipe(loaded, run_dir, executor))
+    else:
+        drive = functools.partial(run_recipe, loaded, run_dir, executor, detach=detach)
+        _drive(drive, run_dir, placement, output)
+
+
+@_command
+def plan(
+    recipe: RecipeArgument,
+    run_dir: RunOption,
+    overrides: SetOption = None,
+    *,
+    placement: Placement,
+    output: Output,
+) -> None:
+    """Show jobs, shards, scripts and core-hours; write and submit nothing."""
+    loaded = recipes.load_recipe(recipe, overrides or ())
+    _show_plan(output, preview_recipe(loaded, run_dir, make_executor(placement)))
+
+
+@_command
+def resume(
+    run_dir: RunArgument, detach: DetachOption = False, *, placement: Placement, output: Output
+) -> None:
+    """Go on with a run and try failed shards again, with the executor of the last time."""
+    loaded = recipes.recipe_of_run(read_run(run_dir)["recipe"], storage.join(run_dir, "run.json"))
+    placement = _recalled(run_dir, placement)
+    executor = make_executor(placement)
+    drive = functools.partial(run_recipe, loaded, run_dir, executor, retry_failed=True, detach=detach)
+    _drive(drive, run_dir, placement, output)
+
+
+def _drive(drive: Callable[..., list[JobStatus]], run_dir: str, placement: Placement, output: Output) -> None:
+    """Run to the end with progress on stderr; the report is written even if a job failed."""
+    last: list[JobStatus] = []
+
+    def on_change(statuses: Sequence[JobStatus]) -> None:
+        if not last:
+            _remember(run_dir, placement)
+        last[:] = statuses
+        show(statuses)
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _progress(output) as show:
+            drive(on_change=on_change)
+    finally:
+        if last:
+            page = reports.write_report(run_dir)
+            value = {"run": run_dir, "report": page, "jobs": [asdict(status) for status in last]}
+            output.show(value, lambda: _status_table(last, f"report: {page}"), quiet=page)
+
+
+def _show_plan(output: Output, previews: Sequence[JobPreview]) -> None:
+    hours = sum(preview.core_hours for preview in previews)
+
+    def table() -> None:
+        rows = [
+            (
+                preview.name,
+                preview.state,
+                ", ".join(preview.parents) or "-",
+                "later" if preview.shards is None else str(preview.shards),
+                str(preview.tasks),
+                f"{preview.core_hours:.2f}",
+                preview.identity[:10],
+            )
+            for preview in previews
+        ]
+        _table(["job", "state", "after", "shards", "tasks", "core-hours", "identity"], rows)
+        for preview in previews:
+            for script in preview.scripts:
+                print(f"\n--- {preview.name}\n{script.rstrip()}")
+        print(f"\nat most {hours:.2f} core-hours; nothing was written or submitted")
+
+    value = {"core_hours": hours, "jobs": [asdict(preview) for preview in previews]}
+    output.show(value, table, quiet="\n".join(f"{preview.name} {preview.state}" for preview in previews))
+
+
+# Looking
+
+
+@_command
+def status(
+    run_dir: RunArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay until nothing runs any more.")] = False,
+    *,
+    output: Output,
+) -> None:
+    """Show how far each job is; ``--quiet`` prints one word for the whole run."""
+    statuses = recipe_status(run_dir)
+    if watch:
+        with _progress(Output()) as progress:
+            progress(statuses)
+            while _state(statuses) == "running":
+                time.sleep(_WATCH_SECONDS)
+                statuses = recipe_status(run_dir)
+                progress(statuses)
+    value = {"run": run_dir, "state": _state(statuses), "jobs": [asdict(status) for status in statuses]}
+    output.show(value, lambda: _status_table(statuses), quiet=_state(statuses))
+
+
+@_command
+def logs(
+    run_dir: RunArgument,
+    target: Annotated[str, typer.Argument(metavar="[JOB[/SHARD]]", help="Only this job or shard.")] = "",
+    failed: Annotated[bool, typer.Option("--failed", help="Only attempts that failed.")] = False,
+    tail: Annotated[
+        int, typer.Option("--tail", min=0, help="Only so many last lines of each log; 0: all.")
+    ] = 0,
+    *,
+    output: Output,
+) -> None:
+    """Print the logs of attempts; without JOB and ``--failed`` list the attempts."""
+    attempts = _attempts(run_dir, target)
+    if failed:
+        attempts = [attempt for attempt in attempts if attempt["outcome"] in ("error", "forgiven")]
+
+    def text() -> None:
+        if not attempts:
+            print("no such attempt")
+        elif target or failed:
+            for attempt in attempts:
+                shard = f"{attempt['job']}/{attempt['shard']}"
+                print(f"=== {shard} attempt {attempt['attempt']} {attempt['outcome']}")
+                print(reports.log_tail(attempt["log"], tail or sys.maxsize).rstrip())
+        else:
+            columns = ["job", "shard", "attempt", "rank", "host", "outcome", "seconds"]
+            _table(columns, [[_cell(attempt.get(column)) for column in columns] for attempt in attempts])
+
+    output.show(attempts, text, quiet="\n".join(attempt["log"] for attempt in attempts))
+
+
+def _attempts(run_dir: str, target: str) -> list[dict[str, Any]]:
+    """Attempts of a run, of ``JOB``, or of ``JOB/SHARD``, each with its job and the URL of its log.
+
+    Raises:
+        ConfigError: no such job or shard.
+    """
+    job, slash, shard = target.partition("/")
+    folders = {status.name: JobFolder(status.folder) for status in recipe_status(run_dir)}
+    if job and job not in folders:
+        raise config.unknown("job", job, folders, run_dir)
+    num_shards = (folders[job].num_shards() or 0) if job else 0
+    if slash and not (shard.isdigit() and int(shard) < num_shards):
+        raise ConfigError(
+            "no such shard",
+            where=f"job {job}",
+            expected=f"a number below {num_shards}",
+            got=shard or "nothing",
+        )
+    return [
+        {"job": name, **attempt, "log": folder.log_url(attempt["shard"], attempt["attempt"], attempt["rank"])}
+        for name, folder in folders.items()
+        for attempt in folder.attempts()
+        if name == (job or name) and attempt["shard"] == (int(shard) if slash else attempt["shard"])
+    ]
+
+
+@_command
+def report(run_dir: RunArgument, *, output: Output) -> None:
+    """Write report.json and report.html into the run folder."""
+    page = reports.write_report(run_dir)
+    value = storage.read_json(storage.join(run_dir, "report.json")) if output.json else None
+    output.show(value, lambda: print(page), quiet=page)
+
+
+# Drawing
+
+
+def _state(statuses: Sequence[JobStatus]) -> str:
+    return reports.overall_state([status.state for status in statuses])
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: coloured on a terminal, aligned words elsewhere."""
+    if sys.stdout.isatty():
+        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
+        Console().print(table)
+        return
+    widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
+    for row in [columns, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _status_table(statuses: Sequence[JobStatus], last: str = "") -> None:
+    rows = [
+        (status.name, status.state, _shards(status), str(status.failed), units.duration(status.seconds))
+        for status in statuses
+    ]
+    _table(["job", "state", "shards", "failed", "task time"], rows)
+    for status in statuses:
+        if status.message:
+            print(f"{status.name}: {status.message}")
+    if last:
+        print(last)
+
+
+def _shards(status: JobStatus) -> str:
+    return "-" if status.num_shards is None else f"{status.done}/{status.num_shards}"
+
+
+@contextlib.contextmanager
+def _progress(output: Output) -> Iterator[Callable[[Sequence[JobStatus]], None]]:
+    """A function that shows the state of jobs on stderr: bars on a terminal, a line per change elsewhere."""
+    if output.quiet or output.json:
+        yield lambda statuses: None
+    elif sys.stderr.isatty():
+        with _bars() as show:
+            yield show
+    else:
+        yield _Lines()
+
+
+class _Lines:
+    """Prints a line when a job changes its state or has got on by a tenth."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, tuple[str, int]] = {}
+
+    def __call__(self, statuses: Sequence[JobStatus]) -> None:
+        for status in statuses:
+            tenth = 10 * status.done // status.num_shards if status.num_shards else 0
+            if self._shown.get(status.name, ("waiting", 0)) != (status.state, tenth):
+                self._shown[status.name] = (status.state, tenth)
+                failed = f", {status.failed} failed" if status.failed else ""
+                moment = time.strftime("%H:%M:%S")
+                print(
+                    f"{moment} {status.name}: {status.state} {_shards(status)}{failed}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Callable[[Sequence[JobStatus]], None]]:
+    progress = Progress(
+        TextColumn("{task.description:<14}"),
+        TextColumn("{task.fields[state]:<9}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    tasks: dict[str, Any] = {}
+
+    def show(statuses: Sequence[JobStatus]) -> None:
+        for status in statuses:
+            if status.name not in tasks:
+                tasks[status.name] = progress.add_task(status.name, start=False, total=None, state="")
+            task = tasks[status.name]
+            if status.state == "running":
+                progress.start_task(task)
+            progress.update(task, total=status.num_shards, completed=status.done, state=status.state)
+            if status.state in ("complete", "failed", "cancelled"):
+                progress.stop_task(task)
+
+    with Live(progress, console=Console(stderr=True), refresh_per_second=5):
+        yield show
+
+
+def main() -> None:
+    """Entry of the command."""
+    app(prog_name="tokenmill")
+
+
+if __name__ == "__main__":
+    main()

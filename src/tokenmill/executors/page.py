@@ -1,0 +1,232 @@
+"""The HTML page of a report: one file, no script, nothing loaded from anywhere.
+
+Titles and texts come from web pages and from users: everything passes ``escape``.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from tokenmill.executors import svg, units
+from tokenmill.executors.stylesheet import STYLE
+from tokenmill.storage import dump_json
+
+_MOST_ROWS = 60
+_MOST_LETTERS = 4000
+
+
+def html_page(report: Mapping[str, Any]) -> str:
+    """The page of a report, from the values of ``report.json``."""
+    run, jobs = report["run"], report["jobs"]
+    title = escape(f"{run['recipe']} · tokenmill report")
+    body = [
+        _header(report),
+        _failures(jobs),
+        _section("Jobs", svg.job_graph([_graph_job(job) for job in jobs], list(run["inputs"]))),
+        _section("When they ran", svg.timeline(report["timeline"])),
+        _section("From documents to results", _funnel(report["funnel"])),
+        *(_job(job) for job in jobs),
+        f"<footer>tokenmill {escape(run['tokenmill'])}, {units.moment(run['reported'])}</footer>",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+
+
+def _header(report: Mapping[str, Any]) -> str:
+    run, totals = report["run"], report["totals"]
+    facts = {
+        "run folder": run["url"],
+        "started": units.moment(run["created"]),
+        **{f"input {name}": ", ".join(urls) for name, urls in run["inputs"].items()},
+    }
+    tiles = [
+        (f"{totals['complete']} / {totals['jobs']}", "jobs complete"),
+        (f"{totals['done']:,}", f"of {totals['shards']:,} shards done"),
+        (units.duration(totals["wall_seconds"]), "wall time"),
+        (f"{totals['core_hours']:.3g}", "core-hours"),
+        *([(f"{totals['gpu_hours']:.3g}", "GPU-hours")] if totals["gpu_hours"] else []),
+        (units.size(totals["output_bytes"]), f"in {totals['outputs']:,} output files"),
+        (f"{totals['failed_attempts']:,}", f"of {totals['attempts']:,} attempts failed"),
+    ]
+    cells = "".join(
+        f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in tiles
+    )
+    return (
+        f'<header><p class="kicker">tokenmill</p><h1>{escape(run["recipe"])} {_pill(totals["state"])}</h1>'
+        f'{_facts(facts)}<div class="tiles">{cells}</div></header>'
+    )
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    rows = (f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items() if value)
+    return f'<dl class="facts">{"".join(rows)}</dl>'
+
+
+def _pill(state: str) -> str:
+    return f'<span class="pill {escape(state)}">{escape(state)}</span>'
+
+
+def _graph_job(job: Mapping[str, Any]) -> dict[str, Any]:
+    shards = job["num_shards"]
+    note = (
+        job["state"]
+        if not shards
+        else f"{job['done']} of {shards}"
+        if job["done"] < shards
+        else f"{shards} done"
+    )
+    return {"name": job["name"], "state": job["state"], "parents": job["parents"], "note": note}
+
+
+def _failures(jobs: Sequence[Mapping[str, Any]]) -> str:
+    items = [_failure(job["name"], failure) for job in jobs for failure in job["failures"]]
+    left_out = sum(job["failures_left_out"] for job in jobs)
+    more = (
+        f'<p class="quiet">and {left_out} more: <code>tokenmill logs RUN --failed</code></p>'
+        if left_out
+        else ""
+    )
+    return _section("Failures", "".join(items) + more) if items else ""
+
+
+def _failure(job: str, failure: Mapping[str, Any]) -> str:
+    place = escape(f"attempt {failure['attempt']}, rank {failure['rank']}, {failure['host']}")
+    return (
+        f'<article class="failure"><h3>{escape(job)}, shard {failure["shard"]} <small>{place}</small></h3>'
+        f"{_pre(failure['error'])}{_more('End of its log', _pre(failure['log_tail']))}</article>"
+    )
+
+
+def _funnel(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Documents and bytes that each job lets through, with the reasons of what it drops."""
+    most = {key: max((row[key] or 0 for row in rows), default=0) for key in ("documents", "bytes")}
+    lines = []
+    for row in rows:
+        dropped = ", ".join(f"{reason} {count:,}" for reason, count in row["dropped"])
+        documents = _meter(row["documents"], most["documents"], "c0", f"{row['documents'] or 0:,}")
+        written = _meter(row["bytes"], most["bytes"], "c1", units.size(row["bytes"] or 0))
+        lines.append(
+            f'<tr><th><a href="#job-{escape(row["name"])}">{escape(row["name"])}</a></th>'
+            f"<td>{documents}</td><td>{written}</td>"
+            f'<td class="quiet">{escape(dropped)}</td></tr>'
+        )
+    if not lines:
+        return ""
+    return (
+        '<div class="scroll"><table class="funnel"><thead><tr><th>job</th><th>documents kept</th>'
+        f"<th>bytes written</th><th>dropped</th></tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _meter(value: float | None, most: float, colour: str, text: str) -> str:
+    if value is None:
+        return '<span class="quiet">–</span>'
+    share = 100 * value / most if most else 0
+    bar = f'<div class="meter"><i class="{colour}" style="width:{share:.2f}%"></i></div>'
+    return f"{bar}<span>{escape(text)}</span>"
+
+
+# One job
+
+
+def _job(job: Mapping[str, Any]) -> str:
+    facts = {
+        "entry": job["entry"],
+        "folder": job["folder"],
+        "shards": f"{job['done']} of {job['num_shards']} done" if job["num_shards"] else "",
+        "attempts": ", ".join(f"{count} {outcome}" for outcome, count in job["outcomes"].items()),
+        "time": f"{units.duration(job['seconds'])} over all attempts" if job["seconds"] else "",
+        "largest memory": units.size(job["max_rss_bytes"]) if job["max_rss_bytes"] else "",
+        "message": job["message"],
+    }
+    figures = "".join(_figure(figure) for figure in job["figures"])
+    values = _pre(dump_json(job["config"], indent=2).decode()) if job["config"] else ""
+    return (
+        f'<section id="job-{escape(job["name"])}"><h2>{escape(job["name"])} {_pill(job["state"])}</h2>'
+        f'{_facts(facts)}<div class="figures">{figures}</div>'
+        f"{_more('Counters', _counters(job['counters']))}{_more('Outputs', _outputs(job))}"
+        f"{_more('Config', values)}</section>"
+    )
+
+
+def _more(title: str, content: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{content}</details>" if content else ""
+
+
+def _pre(text: str) -> str:
+    return f"<pre>{escape(text)}</pre>"
+
+
+def _counters(counters: Mapping[str, float]) -> str:
+    return table(["counter", "value"], counters.items()) if counters else ""
+
+
+def _outputs(job: Mapping[str, Any]) -> str:
+    rows = [(output["name"], units.size(output["bytes"]), output["sha256"]) for output in job["outputs"]]
+    return table(["file", "size", "SHA-256"], rows, job["outputs_left_out"]) if rows else ""
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], left_out: int = 0) -> str:
+    """HTML table; numbers stand right, and rows beyond a limit are counted."""
+    every = list(rows)
+    head = "".join(f"<th>{escape(str(column))}</th>" for column in columns)
+    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in every[:_MOST_ROWS])
+    left_out += max(0, len(every) - _MOST_ROWS)
+    more = f'<p class="quiet">and {left_out:,} more rows</p>' if left_out else ""
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return f"<td>{'–' if value is None else value}</td>"
+    if isinstance(value, int):
+        return f'<td class="number">{value:,}</td>'
+    if isinstance(value, float):
+        return f'<td class="number">{value:.6g}</td>'
+    return f"<td>{escape(str(value))}</td>"
+
+
+def _figure(figure: Mapping[str, Any]) -> str:
+    """A figure of ``telemetry.Report``; the page says so when it does not know a kind."""
+    kind = figure["kind"]
+    if kind == "series":
+        content = svg.line_plot(figure["x_label"], figure["y_label"], figure["lines"])
+    elif kind == "table":
+        content = table(figure["columns"], figure["rows"])
+    elif kind == "bars":
+        content = _bars(figure["rows"], figure["unit"])
+    elif kind == "texts":
+        content = "".join(_sample(item) for item in figure["items"][:_MOST_ROWS])
+    else:
+        content = f'<p class="quiet">a figure of unknown kind {escape(str(kind))}</p>'
+    wide = " wide" if kind == "texts" or (kind == "table" and len(figure["columns"]) > 4) else ""
+    title = f"<figcaption>{escape(figure['title'])}</figcaption>"
+    return f'<figure class="{escape(str(kind))}{wide}">{title}{content}</figure>'
+
+
+def _bars(rows: Sequence[Sequence[Any]], unit: str) -> str:
+    most = max((value for _, value in rows), default=0)
+    lines = "".join(
+        f"<tr><th>{escape(str(label))}</th>"
+        f"<td>{_meter(max(0, value), most, 'c0', f'{units.si(value)} {unit}')}</td></tr>"
+        for label, value in rows[:_MOST_ROWS]
+    )
+    return f'<table class="bars"><tbody>{lines}</tbody></table>'
+
+
+def _sample(item: Mapping[str, str]) -> str:
+    text = item["text"]
+    shown = text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]} …"
+    note = f'<p class="quiet">{escape(item["note"])}</p>' if item.get("note") else ""
+    return (
+        f"<article><h4>{escape(item['title'])}</h4>{note}<blockquote>{escape(shown)}</blockquote></article>"
+    )

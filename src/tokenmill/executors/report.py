@@ -1,0 +1,219 @@
+"""The report of a run: ``report.json`` for programs, ``report.html`` for people.
+
+    run.json, job folders ──collect──> plain values ──dump──> report.json
+                                                    ──html_page─> report.html
+
+Counters merge upward a last time here: shard -> job happened in the manifest, job -> recipe happens now.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenmill import storage
+from tokenmill.errors import InputError
+from tokenmill.executors import page
+from tokenmill.executors.ledger import JobFolder, merge_commits
+from tokenmill.executors.status import JobStatus, job_status, read_run
+from tokenmill.telemetry import Counters
+
+_FORMAT = 1
+_MOST_OUTPUTS = 1000
+_MOST_FAILURES = 20
+_LOG_TAIL_LINES = 40
+_LOG_TAIL_BYTES = 20_000
+_ENDED_BADLY = ("error", "forgiven")
+
+
+def write_report(run_url: str) -> str:
+    """Write ``report.json`` and ``report.html`` at the top of a run folder; returns the URL of the page.
+
+    Raises:
+        InputError: the folder is not a run.
+    """
+    run_url = storage.absolute(run_url)
+    report = collect(run_url)
+    storage.write_atomic(storage.join(run_url, "report.json"), storage.dump_json(report, indent=1))
+    url = storage.join(run_url, "report.html")
+    storage.write_atomic(url, page.html_page(report).encode())
+    return url
+
+
+def collect(run_url: str) -> dict[str, Any]:
+    """Plain values of a run's report, complete or not."""
+    run = read_run(run_url)
+    now = time.time()
+    jobs, timeline = [], []
+    for row in run["jobs"]:
+        folder = JobFolder(storage.join(run_url, row["folder"]))
+        status = job_status(folder)
+        attempts = folder.attempts()
+        job = _job(folder, status, attempts)
+        job["parents"] = [*row["parents"], *_recipe_inputs(job, run["recipe"]["inputs"])]
+        jobs.append(job)
+        timeline.append({"name": status.name, "state": status.state, **_spans(attempts, status.state, now)})
+    first = min((start for row in timeline for start, _ in row["spans"]), default=run["created"])
+    for row in timeline:
+        row["spans"] = [[start - first, end - first] for start, end in row["spans"]]
+        row["failed"] = [moment - first for moment in row["failed"]]
+    counters = Counters()
+    for job in jobs:
+        counters.merge(job["counters"])
+    return {
+        "format": _FORMAT,
+        "run": {
+            "url": run_url,
+            "recipe": run["name"],
+            "tokenmill": run["tokenmill"],
+            "created": run["created"],
+            "reported": now,
+            "inputs": {name: list(urls) for name, urls in run["recipe"]["inputs"].items()},
+        },
+        "totals": _totals(jobs, timeline),
+        "counters": counters.values,
+        "jobs": jobs,
+        "timeline": timeline,
+        "funnel": _funnel(jobs),
+    }
+
+
+def _recipe_inputs(job: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name for name in job["inputs"].values() if name in inputs))
+
+
+def _job(folder: JobFolder, status: JobStatus, attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the report says about one job."""
+    job = folder.job
+    result = folder.manifest() or merge_commits(folder.record, list(folder.commits()))
+    seconds = sum(attempt.get("seconds", 0.0) for attempt in attempts)
+    failures = _failures(folder, attempts)
+    return {
+        "name": job.name,
+        "state": status.state,
+        "message": status.message,
+        "entry": job.entry,
+        "layout": job.layout,
+        "identity": folder.record["identity"],
+        "folder": folder.url,
+        "inputs": dict(job.inputs),
+        "config": dict(job.config),
+        "num_shards": status.num_shards,
+        "done": status.done,
+        "failed": status.failed,
+        "outcomes": dict(Counter(attempt["outcome"] for attempt in attempts if not attempt["rank"])),
+        "seconds": seconds,
+        "cpu_seconds": result["cpu_seconds"],
+        "core_hours": seconds * job.resources.cpus / 3600,
+        "gpu_hours": seconds * job.resources.gpus / 3600,
+        "max_rss_bytes": max((attempt.get("max_rss_bytes", 0) for attempt in attempts), default=0),
+        "counters": result["counters"],
+        "figures": result["figures"],
+        "num_outputs": len(result["outputs"]),
+        "output_bytes": sum(output["bytes"] for output in result["outputs"]),
+        "outputs": [
+            {key: output[key] for key in ("name", "bytes", "sha256")}
+            for output in result["outputs"][:_MOST_OUTPUTS]
+        ],
+        "outputs_left_out": max(0, len(result["outputs"]) - _MOST_OUTPUTS),
+        "failures": failures[:_MOST_FAILURES],
+        "failures_left_out": max(0, len(failures) - _MOST_FAILURES),
+    }
+
+
+def _failures(folder: JobFolder, attempts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Failed attempts at shards that are still not done, newest first; logs for as many as are shown."""
+    done = folder.done()
+    failed = [
+        attempt
+        for attempt in reversed(attempts)
+        if attempt["outcome"] in _ENDED_BADLY and attempt["shard"] not in done
+    ]
+    return [
+        {
+            **{key: attempt[key] for key in ("shard", "attempt", "rank", "host", "started")},
+            "error": attempt.get("error", ""),
+            "log_tail": log_tail(folder.log_url(attempt["shard"], attempt["attempt"], attempt["rank"]))
+            if index < _MOST_FAILURES
+            else "",
+        }
+        for index, attempt in enumerate(failed)
+    ]
+
+
+def log_tail(url: str, num_lines: int = _LOG_TAIL_LINES) -> str:
+    """Last lines of a log; says so if the log is not there."""
+    try:
+        with storage.open_input(url) as file:
+            end = file.seek(0, 2)
+            file.seek(max(0, end - max(_LOG_TAIL_BYTES, 500 * num_lines)))
+            text = file.read().decode(errors="replace")
+    except InputError:
+        return f"(no log at {url})"
+    return "\n".join(text.splitlines()[-num_lines:])
+
+
+def _spans(attempts: Sequence[Mapping[str, Any]], state: str, now: float) -> dict[str, Any]:
+    """Begin and end of every attempt; one that died without a word ends with the last one that did not."""
+    last = max((attempt.get("ended", attempt["started"]) for attempt in attempts), default=0.0)
+    open_end = now if state == "running" else last
+    spans = [[attempt["started"], attempt.get("ended") or open_end] for attempt in attempts]
+    failed = [attempt["ended"] for attempt in attempts if attempt["outcome"] in _ENDED_BADLY]
+    return {"spans": spans, "failed": failed}
+
+
+def _totals(jobs: Sequence[Mapping[str, Any]], timeline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    outcomes: Counter[str] = Counter()
+    for job in jobs:
+        outcomes.update(job["outcomes"])
+    return {
+        "state": overall_state([job["state"] for job in jobs]),
+        "jobs": len(jobs),
+        "complete": sum(job["state"] == "complete" for job in jobs),
+        "shards": sum(job["num_shards"] or 0 for job in jobs),
+        "done": sum(job["done"] for job in jobs),
+        "attempts": outcomes.total(),
+        "failed_attempts": sum(outcomes[name] for name in _ENDED_BADLY),
+        "wall_seconds": max((end for row in timeline for _, end in row["spans"]), default=0.0),
+        "core_hours": sum(job["core_hours"] for job in jobs),
+        "gpu_hours": sum(job["gpu_hours"] for job in jobs),
+        "outputs": sum(job["num_outputs"] for job in jobs),
+        "output_bytes": sum(job["output_bytes"] for job in jobs),
+    }
+
+
+def overall_state(states: Sequence[str]) -> str:
+    """State of a run from the states of its jobs.
+
+    >>> overall_state(["complete", "running", "waiting"]), overall_state(["complete", "failed"])
+    ('running', 'failed')
+    """
+    for state in ("failed", "cancelled", "running"):
+        if state in states:
+            return state
+    if all(state == "complete" for state in states):
+        return "complete"
+    return "running" if "complete" in states else "waiting"
+
+
+def _funnel(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Documents and bytes that leave each job that counts documents, and the reasons of what it drops."""
+    rows = []
+    for job in jobs:
+        counters = job["counters"]
+        if "documents_out" in counters or "documents_in" in counters:
+            dropped: Counter[str] = Counter()
+            for name, value in counters.items():
+                head, found, reason = name.rpartition("dropped/")
+                if found:
+                    dropped[f"{head.strip('/')}: {reason}" if head else reason] += int(value)
+            rows.append(
+                {
+                    "name": job["name"],
+                    "documents_in": counters.get("documents_in"),
+                    "documents": counters.get("documents_out"),
+                    "bytes": job["output_bytes"],
+                    "dropped": [list(item) for item in dropped.most_common(6)],
+                }
+            )
+    return rows

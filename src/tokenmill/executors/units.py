@@ -1,0 +1,45 @@
+"""Numbers with units, for people.
+
+>>> si(1234567), size(2_500_000), duration(75), duration(0.25)
+('1.23 M', '2.50 MB', '1 min 15 s', '0.25 s')
+"""
+
+import time
+
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def si(value: float) -> str:
+    """A number with three digits and a decimal prefix."""
+    for factor, prefix in _PREFIXES:
+        if abs(value) >= factor:
+            return f"{_three(value / factor)} {prefix}"
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes with a decimal prefix."""
+    text = si(round(num_bytes))
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"
+
+
+def duration(seconds: float) -> str:
+    """A time span in the two units that matter."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def moment(seconds: float) -> str:
+    """A point in time, in UTC, from seconds since 1970; empty for none."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds)) if seconds else ""
+
+
+def _three(value: float) -> str:
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f}"
