@@ -189,6 +189,11 @@ class Checkpoint:
         keys = ("step", "consumed_tokens", "model", "extra")
         self.state = State(**{key: index[key] for key in keys})
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Name -> URL of every file, the index first."""
+        return {INDEX_NAME: self.url, **self._urls}
+
     def verify(self) -> None:
         """Read every file once.
 
