@@ -22,6 +22,9 @@ def html_page(report: Mapping[str, Any]) -> str:
     body = [
         _header(report),
         _failures(jobs),
+        _section(
+            "Results", _figures([figure for job in jobs if job["is_last"] for figure in job["figures"]])
+        ),
         _section("Jobs", svg.job_graph([_graph_job(job) for job in jobs], list(run["inputs"]))),
         _section("When they ran", svg.timeline(report["timeline"])),
         _section("From documents to results", _funnel(report["funnel"])),
@@ -137,23 +140,28 @@ def _meter(value: float | None, most: float, colour: str, text: str) -> str:
 
 
 def _job(job: Mapping[str, Any]) -> str:
-    facts = {
-        "entry": job["entry"],
-        "folder": job["folder"],
-        "shards": f"{job['done']} of {job['num_shards']} done" if job["num_shards"] else "",
-        "attempts": ", ".join(f"{count} {outcome}" for outcome, count in job["outcomes"].items()),
-        "time": f"{units.duration(job['seconds'])} over all attempts" if job["seconds"] else "",
-        "largest memory": units.size(job["max_rss_bytes"]) if job["max_rss_bytes"] else "",
-        "message": job["message"],
-    }
-    figures = "".join(_figure(figure) for figure in job["figures"])
-    values = _pre(dump_json(job["config"], indent=2).decode()) if job["config"] else ""
+    facts = [
+        f"{job['done']} of {job['num_shards']} shards done" if job["num_shards"] else "",
+        "attempts: " + ", ".join(f"{count} {outcome}" for outcome, count in job["outcomes"].items()),
+        f"{units.duration(job['seconds'])} over all tasks" if job["seconds"] else "",
+        f"at most {units.size(job['max_rss_bytes'])} of memory" if job["max_rss_bytes"] else "",
+        f"{units.size(job['output_bytes'])} in {job['num_outputs']:,} files" if job["num_outputs"] else "",
+    ]
+    known = "".join(f"<span>{escape(fact)}</span>" for fact in facts if fact and job["outcomes"])
+    values = {"entry": job["entry"], "folder": job["folder"], "identity": job["identity"]}
+    config = _pre(dump_json(job["config"], indent=2).decode()) if job["config"] else ""
+    figures = "" if job["is_last"] else _figures(job["figures"])
     return (
         f'<section id="job-{escape(job["name"])}"><h2>{escape(job["name"])} {_pill(job["state"])}</h2>'
-        f'{_facts(facts)}<div class="figures">{figures}</div>'
-        f"{_more('Counters', _counters(job['counters']))}{_more('Outputs', _outputs(job))}"
-        f"{_more('Config', values)}</section>"
+        f'<p class="facts-line">{known}</p>{_pre(job["message"]) if job["message"] else ""}{figures}'
+        f'<div class="more">{_more("Counters", _counters(job["counters"]))}{_more("Outputs", _outputs(job))}'
+        f"{_more('Definition', _facts(values) + config)}</div></section>"
     )
+
+
+def _figures(figures: Sequence[Mapping[str, Any]]) -> str:
+    content = "".join(_figure(figure) for figure in figures)
+    return f'<div class="figures">{content}</div>' if content else ""
 
 
 def _more(title: str, content: str) -> str:
@@ -175,9 +183,16 @@ def _outputs(job: Mapping[str, Any]) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], left_out: int = 0) -> str:
     """HTML table; numbers stand right, and rows beyond a limit are counted."""
-    every = list(rows)
-    head = "".join(f"<th>{escape(str(column))}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in every[:_MOST_ROWS])
+    every = [list(row) for row in rows]
+    right = [
+        all(_is_number(row[index]) for row in every if index < len(row)) for index in range(len(columns))
+    ]
+    head = "".join(_cell("th", column, end) for column, end in zip(columns, right, strict=True))
+    lines = (
+        "".join(_cell("td", value, end) for value, end in zip(row, right, strict=False))
+        for row in every[:_MOST_ROWS]
+    )
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
     left_out += max(0, len(every) - _MOST_ROWS)
     more = f'<p class="quiet">and {left_out:,} more rows</p>' if left_out else ""
     return (
@@ -185,14 +200,18 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], left_out: int =
     )
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return f"<td>{'–' if value is None else value}</td>"
-    if isinstance(value, int):
-        return f'<td class="number">{value:,}</td>'
-    if isinstance(value, float):
-        return f'<td class="number">{value:.6g}</td>'
-    return f"<td>{escape(str(value))}</td>"
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _cell(tag: str, value: Any, right: bool) -> str:
+    if value is None:
+        text = "–"
+    elif isinstance(value, float):
+        text = f"{value:.6g}"
+    else:
+        text = f"{value:,}" if _is_number(value) else str(value)
+    return f"<{tag}{' class=number' if right else ''}>{escape(text)}</{tag}>"
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

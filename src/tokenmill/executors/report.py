@@ -57,8 +57,9 @@ def collect(run_url: str) -> dict[str, Any]:
     for row in timeline:
         row["spans"] = [[start - first, end - first] for start, end in row["spans"]]
         row["failed"] = [moment - first for moment in row["failed"]]
-    counters = Counters()
+    counters, read = Counters(), {name for job in jobs for name in job["parents"]}
     for job in jobs:
+        job["is_last"] = job["name"] not in read
         counters.merge(job["counters"])
     return {
         "format": _FORMAT,

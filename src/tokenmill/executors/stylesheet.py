@@ -17,7 +17,7 @@ body { margin: 0; background: var(--paper); color: var(--ink);
 main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 60px }
 h1 { font-size: 30px; margin: 0 0 10px; line-height: 1.2 } h2 { font-size: 19px; margin: 0 0 12px }
 h3 { font-size: 16px; margin: 0 0 6px } h4 { font-size: 14px; margin: 0 0 4px }
-a { color: inherit } small, .quiet { color: var(--soft); font-size: 13px; font-weight: normal }
+a { color: inherit } small, .quiet { color: var(--soft); font-size: 13px; font-weight: normal; margin: 0 0 4px }
 .kicker { margin: 0; color: var(--soft); letter-spacing: .08em; font-size: 13px }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
   padding: 18px 20px; margin: 18px 0 }
@@ -30,6 +30,9 @@ footer { color: var(--soft); font-size: 13px; text-align: center; margin-top: 30
 .facts { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 0 0 14px;
   font-size: 13px }
 .facts dt { color: var(--soft) } .facts dd { margin: 0; overflow-wrap: anywhere }
+.facts-line { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 0 0 12px }
+.facts-line { color: var(--soft); font-size: 13px }
+.more { display: flex; flex-wrap: wrap; gap: 0 28px } .more details[open] { flex-basis: 100% }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(138px, 1fr)); gap: 10px;
   margin-top: 16px }
 .tiles div { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
@@ -37,12 +40,12 @@ footer { color: var(--soft); font-size: 13px; text-align: center; margin-top: 30
 .tiles b { display: block; font-size: 21px; line-height: 1.25 } .tiles span { color: var(--soft);
   font-size: 13px }
 .scroll, .drawing { overflow-x: auto } svg { display: block; max-width: 100%; height: auto }
-table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; min-width: min(100%, 420px); font-size: 13px; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line);
   vertical-align: top }
 thead th { color: var(--soft);
-  font-weight: 500 } td.number { text-align: right } tbody th { font-weight: 500 }
-td { overflow-wrap: anywhere } .funnel { min-width: 560px } .funnel td { width: 24% }
+  font-weight: 500 } .number { text-align: right } tbody th { font-weight: 500 }
+td { overflow-wrap: anywhere } .funnel { min-width: 560px; width: 100% } .bars { width: 100% } .funnel td { width: 24% }
 .funnel td:last-child { width: auto }
 .meter { height: 10px; border-radius: 3px; background: var(--line); overflow: hidden; margin-top: 5px }
 .meter i { display: block; height: 100%; min-width: 1px } .meter + span { font-size: 12px;

@@ -228,7 +228,7 @@ def _band(row: Mapping[str, Any], left: float, base: float, height: float, scale
         "<title>failed attempt</title></circle>"
         for moment in row["failed"][:200]
     )
-    note = _text(end + 6, base - height / 2 + 4, f"{units.duration(changes[-1][0] - changes[0][0])}", "tick")
+    note = _text(end + 8, base - height / 2 + 4, f"{units.duration(changes[-1][0] - changes[0][0])}", "tick")
     return band + marks + note
 
 
@@ -244,7 +244,7 @@ def _text(x: float, y: float, text: str, classes: str) -> str:
 
 
 def _svg(width: float, height: float, parts: Sequence[str], title: str) -> str:
-    style = f"width:{width:.0f}px;min-width:{min(width, 620):.0f}px"
+    style = f"width:{width:.0f}px;min-width:{min(width, max(520, 0.72 * width)):.0f}px"
     return (
         f'<div class="drawing"><svg viewBox="0 0 {width:.0f} {height:.0f}" style="{style}" role="img"'
         f' aria-label="{escape(title)}">{"".join(parts)}</svg></div>'
