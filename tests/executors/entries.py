@@ -1,4 +1,4 @@
-"""Entries for tests of the executors: small, real jobs over text lines."""
+"""Entries and a recipe for tests of the executors: small, real jobs over text lines."""
 
 import os
 import time
@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenmill import storage
-from tokenmill.executors.job import Task
+from tokenmill.executors.job import Job, Recipe, Resources, Sharding, Task
+from tokenmill.executors.site import Site
+
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +84,41 @@ def gang(config: GangConfig, task: Task) -> None:
     with task.output(f"ranks/{task.rank}.json") as file:
         file.write(storage.dump_json({"rank": task.rank, "different": len(pids) == task.world_size}))
     task.counters.add("ranks")
+
+
+def lab_site() -> Site:
+    """The local cluster, with these entries importable by workers."""
+    return Site(name="lab", poll_seconds=0.2, variables={"PYTHONPATH": str(HERE)})
+
+
+def make_recipe(folder: Path, *, shards: int = 9, tasks: int = 0, **config: object) -> Recipe:
+    """upper -> count, and upper -> gang of two ranks."""
+    total = sum(path.stat().st_size for path in folder.iterdir())
+    return Recipe(
+        name="lines",
+        inputs={"text": (str(folder),)},
+        jobs=(
+            Job(
+                name="upper",
+                entry="entries.upper",
+                config=config,
+                inputs={"lines": "text"},
+                sharding=Sharding(target_bytes=-(-total // shards)),
+                resources=Resources(tasks=tasks, memory_bytes=200_000_000),
+            ),
+            Job(
+                name="count",
+                entry="entries.count",
+                inputs={"lines": "upper.lines"},
+                sharding=Sharding(mode="whole"),
+                resources=Resources(memory_bytes=200_000_000),
+            ),
+            Job(
+                name="gang",
+                entry="entries.gang",
+                inputs={"lines": "upper.lines"},
+                layout="gang",
+                resources=Resources(tasks=2, memory_bytes=200_000_000),
+            ),
+        ),
+    )

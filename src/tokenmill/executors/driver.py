@@ -22,7 +22,7 @@ from tokenmill.errors import ConfigError, IdentityError, JobError
 from tokenmill.executors.graph import Node, lay_out, write_run
 from tokenmill.executors.job import Recipe
 from tokenmill.executors.launch import Executor, Launch, launches_of, new_token
-from tokenmill.executors.status import JobStatus, job_status
+from tokenmill.executors.status import JobStatus, driver_of, job_status, start_time
 
 _MOST_IDLE_LAUNCHES = 3
 """Launches in a row of a job that may end without a new commit."""
@@ -80,8 +80,9 @@ class Driver:
                 busy = True
             elif self._has_failed(name):
                 continue
-            elif self._may_start(node, live):
-                busy = self._launch(node, live) or busy
+            elif self._parents_allow(node, live):
+                # without a free slot something else still runs, so there is more to do
+                busy = self.executor.free_slots() <= 0 or self._launch(node, live) or busy
         return busy
 
     def _is_complete(self, name: str) -> bool:
@@ -96,14 +97,14 @@ class Driver:
             return True
         return any(self._has_failed(parent) for parent in node.parents if parent not in self._complete)
 
-    def _may_start(self, node: Node, live: set[str]) -> bool:
+    def _parents_allow(self, node: Node, live: set[str]) -> bool:
         for parent in node.parents:
             if parent in self._complete:
                 continue
             launched = any(launch.token in live for launch in self._progress[parent].launches)
             if not (self.executor.queues and launched):
                 return False
-        return self.executor.free_slots() > 0
+        return True
 
     def _launch(self, node: Node, live: set[str]) -> bool:
         """Launch a job; False if it was launched too often without a new commit."""
@@ -128,6 +129,8 @@ class Driver:
 
     def _num_tasks(self, node: Node) -> int:
         if node.job.layout == "gang":
+            if all(parent in self._complete for parent in node.parents):
+                node.folder.ensure_plan()
             return max(1, node.job.resources.tasks)
         if all(parent in self._complete for parent in node.parents):
             left = len(node.folder.ensure_plan()) - len(node.folder.done())
@@ -149,10 +152,18 @@ class Driver:
         ]
         return lines + [
             f"{name}: {_MOST_IDLE_LAUNCHES} launches in a row ended without a finished shard; "
-            f"see {progress.launches[-1].url}"
+            f"{_last_words(progress.launches[-1])}"
             for name, progress in self._progress.items()
             if progress.lost
         ]
+
+
+def _last_words(launch: Launch) -> str:
+    """What the tasks of a launch printed last."""
+    outputs = [name for name in storage.list_names(launch.url) if name.endswith(".out")]
+    texts = [storage.read_bytes(storage.join(launch.url, name)).decode(errors="replace") for name in outputs]
+    spoken = next((text.strip() for text in reversed(texts) if text.strip()), "nothing was printed")
+    return f"see {launch.url}: {' '.join(spoken[-400:].split())}"
 
 
 def run_recipe(
@@ -219,27 +230,17 @@ def _drive(driver: Driver, on_change: Callable[[Sequence[JobStatus]], None], det
 def _only_driver(run_url: str) -> Iterator[None]:
     """Hold driver.json; refuse if a living driver of this machine holds it."""
     url = storage.join(run_url, "driver.json")
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _start_time(os.getpid())}
-    if storage.exists(url):
-        other = storage.read_json(url)
-        if other["host"] == mine["host"] and _start_time(other["pid"]) == other["started"]:
-            raise IdentityError(
-                "another driver works on this run",
-                where=run_url,
-                got=f"process {other['pid']} on {other['host']}",
-                fix="wait for it, look with tokenmill status, or end that process",
-            )
+    if other := driver_of(run_url):
+        raise IdentityError(
+            "another driver works on this run",
+            where=run_url,
+            got=f"process {other['pid']} on {other['host']}",
+            fix=f"wait for it or end that process; if it is gone, remove {url}",
+        )
+    pid = os.getpid()
+    mine = {"host": socket.gethostname(), "pid": pid, "started": start_time(pid)}
     storage.write_atomic(url, storage.dump_json(mine))
     try:
         yield
     finally:
         storage.remove(url)
-
-
-def _start_time(pid: int) -> str:
-    """When a process of this machine began, in clock ticks since boot; empty if there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""

@@ -51,7 +51,7 @@ def _run_ranks(launch: Launch) -> None:
     try:
         while any(process.is_alive() for process in processes):
             if has_failed(processes):
-                break
+                end_processes(processes, grace_seconds=1.0)
             time.sleep(LocalExecutor.poll_seconds)
     finally:
         end_processes(processes)

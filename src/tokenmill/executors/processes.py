@@ -29,6 +29,8 @@ from tokenmill.executors.worker import (
 )
 
 _GRACE_SECONDS = 10.0
+_LOST_SECONDS = 1.0
+"""Grace for the peers of a rank that failed: they can only wait for it."""
 
 
 def process_main(job_url: str, place: Place, output: str, parent: int) -> None:
@@ -109,7 +111,7 @@ class ProcessesExecutor:
         alive: set[str] = set()
         for token, processes in list(self._started.items()):
             if token in self._gangs and has_failed(processes):
-                end_processes(processes)
+                end_processes(processes, grace_seconds=_LOST_SECONDS)
             if any(process.is_alive() for process in processes):
                 alive.add(token)
             else:
@@ -133,9 +135,9 @@ def has_failed(processes: Sequence[BaseProcess]) -> bool:
     return any(process.exitcode not in (None, EXIT_DONE, EXIT_STOPPED) for process in processes)
 
 
-def end_processes(processes: Sequence[BaseProcess]) -> None:
+def end_processes(processes: Sequence[BaseProcess], grace_seconds: float = _GRACE_SECONDS) -> None:
     """Ask processes to end, and make them after a grace."""
-    deadline = time.monotonic() + _GRACE_SECONDS
+    deadline = time.monotonic() + grace_seconds
     for process in processes:
         if process.is_alive():
             process.terminate()

@@ -7,6 +7,7 @@ jobs/<name>-<identity>/   see ``tokenmill.executors.ledger``
 report.json, report.html
 """
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -26,7 +27,7 @@ class JobStatus:
     name: str
     """Name of the job."""
     state: State
-    """waiting: for parents; planned: shards known; running: shards taken; failed: shards set aside."""
+    """waiting: for parents; planned: shards known; running: shards taken now; failed: shards set aside."""
     num_shards: int | None
     """Shards of the plan; None before there is one."""
     done: int
@@ -62,17 +63,47 @@ def read_run(run_url: str) -> dict[str, Any]:
     return dict(storage.read_json(url))
 
 
+def driver_of(run_url: str) -> dict[str, Any] | None:
+    """The driver that works on a run, from driver.json; None if there is none or its process is gone.
+
+    A driver on another machine counts as alive: its process cannot be seen from here.
+    """
+    url = storage.join(run_url, "driver.json")
+    if not storage.exists(url):
+        return None
+    driver = dict(storage.read_json(url))
+    elsewhere = driver["host"] != socket.gethostname()
+    return driver if elsewhere or start_time(driver["pid"]) == driver["started"] else None
+
+
+def start_time(pid: int) -> str:
+    """When a process of this machine began, in clock ticks since boot; empty if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
 def recipe_status(run_url: str) -> list[JobStatus]:
     """State of every job of a run, in order of the graph.
 
     Raises:
         InputError: the folder is not a run.
     """
-    return [job_status(JobFolder(storage.join(run_url, row["folder"]))) for row in read_run(run_url)["jobs"]]
+    driven = driver_of(run_url) is not None
+    rows = read_run(run_url)["jobs"]
+    return [job_status(JobFolder(storage.join(run_url, row["folder"])), driven=driven) for row in rows]
 
 
-def job_status(folder: JobFolder) -> JobStatus:
-    """State of a job."""
+def job_status(folder: JobFolder, *, driven: bool = True) -> JobStatus:
+    """State of a job.
+
+    Args:
+        folder: the job's folder.
+        driven: whether a driver works on the run; without one only SLURM tasks can still run.
+
+    """
     name = str(folder.record["job"]["name"])
     manifest = folder.manifest()
     if manifest is not None:
@@ -88,13 +119,13 @@ def job_status(folder: JobFolder) -> JobStatus:
             seconds=manifest["seconds"],
         )
     num_shards, done, quarantined = folder.num_shards(), folder.done(), folder.quarantined()
-    leased = _leased_newest(folder) - done - set(quarantined)
+    leased = _leased_newest(folder, driven) - done - set(quarantined)
     state: State = "waiting" if num_shards is None else "planned"
     if quarantined:
         state = "failed"
     elif storage.exists(folder.at("cancelled.json")):
         state = "cancelled"
-    elif leased or done:
+    elif leased:
         state = "running"
     message = "; ".join(f"shard {shard}: {reason}" for shard, reason in sorted(quarantined.items())[:3])
     return JobStatus(
@@ -109,7 +140,10 @@ def job_status(folder: JobFolder) -> JobStatus:
     )
 
 
-def _leased_newest(folder: JobFolder) -> set[int]:
-    """Shards leased in the launch that was recorded last."""
+def _leased_newest(folder: JobFolder, driven: bool) -> set[int]:
+    """Shards leased in the launch that was recorded last, if its tasks may still run."""
     order = folder.launch_order()
-    return folder.leased(order[-1]) if order else set()
+    if not order:
+        return set()
+    executor = storage.read_json(folder.at("submissions", order[-1], "intent.json"))["executor"]
+    return folder.leased(order[-1]) if driven or executor == "slurm" else set()

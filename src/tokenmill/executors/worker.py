@@ -119,8 +119,9 @@ def _rotated(shards: Sequence[Shard], place: Place) -> list[Shard]:
 def _quarantine(folder: JobFolder, failed: Sequence[Shard], limit: int) -> None:
     for shard in failed:
         if folder.failures(shard.index) >= limit:
-            errors = [record["error"] for record in folder.attempts() if record["shard"] == shard.index]
-            folder.quarantine(shard.index, next((error for error in reversed(errors) if error), "unknown"))
+            mine = [record for record in folder.attempts() if record["shard"] == shard.index]
+            errors = [record["error"] for record in mine if record["outcome"] == "error"]
+            folder.quarantine(shard.index, errors[-1])
 
 
 def _exit_code(folder: JobFolder, stop: Stop) -> int:

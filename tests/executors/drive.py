@@ -1,0 +1,15 @@
+"""A driver in a process of its own: drive.py INPUT RUN EXECUTOR RECIPE_VALUES."""
+
+import json
+import sys
+from pathlib import Path
+
+from entries import lab_site, make_recipe
+
+from tokenmill.executors.driver import run_recipe
+from tokenmill.executors.processes import ProcessesExecutor
+from tokenmill.executors.slurm import SlurmExecutor
+
+if __name__ == "__main__":
+    executor = SlurmExecutor(lab_site()) if sys.argv[3] == "slurm" else ProcessesExecutor(2)
+    run_recipe(make_recipe(Path(sys.argv[1]), **json.loads(sys.argv[4])), sys.argv[2], executor)
