@@ -111,6 +111,20 @@ def test_mistakes_are_found_before_anything_starts(recipe_path, change, where, p
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 
 
+def test_a_config_may_hold_the_path_of_an_input(recipe_path, crawl, monkeypatch):
+    monkeypatch.chdir(crawl)
+    change = ["inputs.crawl=a.warc", "jobs.count.config.note=${inputs.crawl}"]
+    assert recipes.load_recipe(recipe_path, change).jobs[1].config["note"] == str(crawl / "a.warc")
+    change[1] = "jobs.count.config.note=${inputs.crwl}"
+    with pytest.raises(ConfigError, match="did you mean 'crawl'") as caught:
+        recipes.load_recipe(recipe_path, change)
+    assert "jobs.count.config.note" in caught.value.where
+    with pytest.raises(ConfigError, match="where one path is needed"):
+        recipes.load_recipe(recipe_path, ["inputs.crawl=[a, b]", "jobs.count.config.note=${inputs.crawl}"])
+    with pytest.raises(ConfigError, match="not given"):
+        recipes.load_recipe(recipe_path, ["jobs.count.config.note=${inputs.crawl}"])
+
+
 def test_a_wrong_reference_names_the_near_job(recipe_path, crawl):
     change = [f"inputs.crawl={crawl}", "jobs.count.inputs.documents=extrct.documents"]
     with pytest.raises(ConfigError, match="extract"):

@@ -9,6 +9,7 @@ typo in the last job stops the run before the first one starts.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,8 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Recipe of a YAML file with overrides put in; every job's config is built and complete.
 
     Args:
-        path: a file, or the name of a recipe in ``configs/recipes``.
+        path: a file, or the name of a recipe in ``configs/recipes``. The text ``${inputs.NAME}`` in a
+            config means the path of that recipe input.
         overrides: ``key.key=value``; the value is YAML.
 
     Raises:
@@ -52,9 +54,12 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     recipe = config.build(_RecipeValues, values.mapping, values.place)
     if not recipe.jobs:
         raise ConfigError("a recipe without jobs", where=url, expected="jobs: {name: {entry: ...}}")
-    jobs = tuple(_job(name, job, values.place.at("jobs", name)) for name, job in recipe.jobs.items())
+    jobs = {
+        name: _fill(job, recipe.inputs, values.place.at("jobs", name)) for name, job in recipe.jobs.items()
+    }
+    checked = tuple(_job(name, job, values.place.at("jobs", name)) for name, job in jobs.items())
     inputs = {name: _input_urls(name, value, values.place) for name, value in recipe.inputs.items()}
-    return Recipe(name=recipe.name, inputs=inputs, jobs=jobs)
+    return Recipe(name=recipe.name, inputs=inputs, jobs=checked)
 
 
 def recipe_of_run(values: Mapping[str, Any], where: str) -> Recipe:
@@ -115,6 +120,26 @@ def _check_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> No
         known = mapping.get(path[0])
         if path[1:] and isinstance(known, Mapping) and path[1] not in known:
             raise config.unknown(path[0].removesuffix("s"), path[1], known, f"--set {text}")
+
+
+def _fill(value: Any, inputs: Mapping[str, object], place: Place) -> Any:
+    """The value with ``${inputs.NAME}`` replaced by the path of a recipe input.
+
+    Raises:
+        ConfigError: no such input, or it is a list.
+    """
+    if isinstance(value, Mapping):
+        return {key: _fill(item, inputs, place.at(key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, inputs, place.at(index)) for index, item in enumerate(value)]
+    if not (isinstance(value, str) and (found := re.fullmatch(r"\$\{inputs\.(.*)\}", value))):
+        return value
+    if found[1] not in inputs:
+        raise config.unknown("input", found[1], inputs, place)
+    path = inputs[found[1]]
+    if isinstance(path, tuple):
+        raise ConfigError("a list stands where one path is needed", where=str(place), got=value)
+    return storage.absolute(str(path)) if path is not None else value
 
 
 def _job(name: str, mapping: Mapping[str, Any], place: Place) -> Job:

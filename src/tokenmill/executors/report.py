@@ -21,6 +21,7 @@ from tokenmill.telemetry import Counters
 _FORMAT = 1
 _MOST_OUTPUTS = 1000
 _MOST_FAILURES = 20
+_MOST_REASONS = 8
 _LOG_TAIL_LINES = 40
 _LOG_TAIL_BYTES = 20_000
 _ENDED_BADLY = ("error", "forgiven")
@@ -198,23 +199,33 @@ def overall_state(states: Sequence[str]) -> str:
 
 
 def _funnel(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Documents and bytes that leave each job that counts documents, and the reasons of what it drops."""
+    """Documents and bytes that leave each job that passes documents on, and the reasons of what it drops.
+
+    Every block counts ``<block>/documents_in``, ``<block>/documents_out`` and ``<block>/dropped/<reason>``.
+    Blocks only drop, so the most is what went in and the least is what came out.
+    """
     rows = []
     for job in jobs:
-        counters = job["counters"]
-        if "documents_out" in counters or "documents_in" in counters:
-            dropped: Counter[str] = Counter()
-            for name, value in counters.items():
-                head, found, reason = name.rpartition("dropped/")
-                if found:
-                    dropped[f"{head.strip('/')}: {reason}" if head else reason] += int(value)
-            rows.append(
-                {
-                    "name": job["name"],
-                    "documents_in": counters.get("documents_in"),
-                    "documents": counters.get("documents_out"),
-                    "bytes": job["output_bytes"],
-                    "dropped": [list(item) for item in dropped.most_common(6)],
-                }
-            )
+        counters: Mapping[str, float] = job["counters"]
+        out = [value for name, value in counters.items() if name.endswith("documents_out")]
+        if not out:
+            continue
+        dropped: Counter[str] = Counter()
+        for name, value in counters.items():
+            block, found, reason = name.rpartition("dropped/")
+            if found:
+                dropped[f"{block.strip('/')}: {reason}".removeprefix(": ")] += int(value)
+        rows.append(
+            {
+                "name": job["name"],
+                "documents_in": max(
+                    value
+                    for name, value in counters.items()
+                    if name.endswith(("documents_in", "documents_out"))
+                ),
+                "documents": min(out),
+                "bytes": job["output_bytes"],
+                "dropped": [list(item) for item in dropped.most_common(_MOST_REASONS)],
+            }
+        )
     return rows

@@ -17,7 +17,8 @@ body { margin: 0; background: var(--paper); color: var(--ink);
 main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 60px }
 h1 { font-size: 30px; margin: 0 0 10px; line-height: 1.2 } h2 { font-size: 19px; margin: 0 0 12px }
 h3 { font-size: 16px; margin: 0 0 6px } h4 { font-size: 14px; margin: 0 0 4px }
-a { color: inherit } small, .quiet { color: var(--soft); font-size: 13px; font-weight: normal; margin: 0 0 4px }
+a { color: inherit } small, .quiet { color: var(--soft); font-size: 13px; font-weight: normal;
+  margin: 0 0 4px }
 .kicker { margin: 0; color: var(--soft); letter-spacing: .08em; font-size: 13px }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
   padding: 18px 20px; margin: 18px 0 }
@@ -40,12 +41,14 @@ footer { color: var(--soft); font-size: 13px; text-align: center; margin-top: 30
 .tiles b { display: block; font-size: 21px; line-height: 1.25 } .tiles span { color: var(--soft);
   font-size: 13px }
 .scroll, .drawing { overflow-x: auto } svg { display: block; max-width: 100%; height: auto }
-table { border-collapse: collapse; min-width: min(100%, 420px); font-size: 13px; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; min-width: min(100%, 420px); font-size: 13px;
+  font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line);
   vertical-align: top }
 thead th { color: var(--soft);
   font-weight: 500 } .number { text-align: right } tbody th { font-weight: 500 }
-td { overflow-wrap: anywhere } .funnel { min-width: 560px; width: 100% } .bars { width: 100% } .funnel td { width: 24% }
+td { overflow-wrap: anywhere } .funnel { min-width: 560px; width: 100% } .bars { width: 100% }
+.funnel td { width: 24% }
 .funnel td:last-child { width: auto }
 .meter { height: 10px; border-radius: 3px; background: var(--line); overflow: hidden; margin-top: 5px }
 .meter i { display: block; height: 100%; min-width: 1px } .meter + span { font-size: 12px;
