@@ -96,7 +96,7 @@ def test_documents_come_back_from_the_shards(tmp_path: Path, documents: Path) ->
     found: dict[str, list[str]] = {}
     for port in ("train", "heldout"):
         shard = TokenShard(str(output(task, f"{port}/00007.tokens")))
-        assert (shard.tokenizer_sha256, shard.vocab_size) == (tokenizer.sha256, 320)
+        assert (shard.tokenizer_sha256, shard.vocab_size) == (tokenizer.sha256, tokenizer.vocab_size)
         ids = [shard.document(index).tolist() for index in range(len(shard))]
         assert all(document[-1] == tokenizer.end_id for document in ids)
         found[port] = [tokenizer.decode(document[:-1]) for document in ids]
