@@ -7,7 +7,7 @@
 Version 1 of ``results.json``::
 
     format, version     tokenmill.results, 1
-    code_version, config, model {digest, step, consumed_tokens}, tokenizer {sha256, vocab_size}
+    code_version, config, model {digest, step, consumed_tokens, seq_len}, tokenizer {sha256, vocab_size}
     tasks               name -> kind, number of items or texts, digest of them, prompt version, metrics
     groups              name -> members, metrics averaged over the members
 
@@ -133,6 +133,7 @@ def _read_heldout(config: EvaluateConfig, task: Task, tokenizer: Tokenizer) -> I
         )
         for piece, shard in zip(pieces, shards, strict=True)
         for index in range(len(shard))
+        if len(shard.document(index)) > 1  # more than the token that ends it
     )
     return itertools.islice(texts, config.max_heldout_documents or None)
 
@@ -175,6 +176,7 @@ def _header(config: EvaluateConfig, task: Task, engine: Engine, tokenizer: Token
             "digest": storage.sha256_of(index.url),  # the index holds the digest of every file of weights
             "step": state.step if state else None,
             "consumed_tokens": state.consumed_tokens if state else None,
+            "seq_len": engine.seq_len,
         },
         "tokenizer": {"sha256": tokenizer.sha256, "vocab_size": tokenizer.vocab_size},
     }

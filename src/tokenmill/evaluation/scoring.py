@@ -80,7 +80,7 @@ def score_items(engine: Engine, tokenizer: Tokenizer, items: Sequence[Item]) -> 
 
 def _fit(request: Request, engine: Engine, where: str) -> Request:
     try:
-        return request.fit(engine.config.seq_len)
+        return request.fit(engine.seq_len)
     except InputError as error:
         raise InputError(
             error.what, where=where, expected=error.expected, got=error.got, fix=error.fix
@@ -118,7 +118,7 @@ def score_texts(engine: Engine, tokenizer: Tokenizer, texts: Sequence[Text]) -> 
     The first token is predicted from the token that ends a document, as in training. A text longer than the
     model's limit is cut into windows; the first token of a window is predicted from the one before it.
     """
-    window = engine.config.seq_len
+    window = engine.seq_len
     requests, counts = [], []
     for text in texts:
         before = (tokenizer.end_id, *text.ids)

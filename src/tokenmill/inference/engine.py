@@ -37,6 +37,8 @@ _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch
 _ROW_MULTIPLE = 16
 """Rows of a matrix product come in multiples of this: on common CPUs the rounding of a row then does not
 depend on how many others stand beside it, so results do not change with the batch."""
+_UNKNOWN_SEQ_LEN = 2048
+"""Limit of a model of which nobody says how it was trained."""
 _LOGIT_VALUES = 1 << 24
 """Logits held at once; larger batches meet the output layer in parts."""
 
@@ -51,8 +53,8 @@ class EngineConfig:
     """Dtype of the weights: float32, bfloat16 or float64."""
     batch_tokens: int = 4096
     """Most positions of one forward pass, padding included; a longer row is run alone."""
-    seq_len: int = 2048
-    """Most positions a token may attend; longer contexts lose their beginning."""
+    seq_len: int = 0
+    """Most positions a token may attend; longer contexts lose their beginning. 0: as in training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,10 @@ class Engine:
         config: how to run it.
         state: what its checkpoint says beside the weights, if it comes from one.
 
+    Attributes:
+        seq_len: most positions a token may attend.
+        vocab_size: number of ids the model knows.
+
     Raises:
         ConfigError: the config names an unknown dtype or device, or leaves no room for a token.
     """
@@ -136,6 +142,7 @@ class Engine:
     def __init__(self, model: Transformer, config: EngineConfig, state: State | None = None) -> None:
         _check(config)
         self.config, self.state = config, state
+        self.seq_len = config.seq_len or _trained_seq_len(state)
         self.vocab_size = model.config.vocab_size
         self.device = torch.device(config.device)
         self.model = model.to(device=self.device, dtype=_DTYPES[config.dtype]).eval().requires_grad_(False)
@@ -201,10 +208,10 @@ class Engine:
         parts = (request.context, *request.continuations)
         if len(parts) == 1 or not all(parts):
             raise InputError("a request without context or without continuation", got=str(request)[:200])
-        if request.fit(self.config.seq_len) != request:
+        if request.fit(self.seq_len) != request:
             raise InputError(
                 "a context is longer than the model's limit",
-                expected=f"at most {self.config.seq_len} positions",
+                expected=f"at most {self.seq_len} positions",
                 got=f"{len(request.context)} context tokens",
                 fix="use Request.fit",
             )
@@ -291,10 +298,17 @@ class Engine:
             for every prompt its continuations, in the order given.
 
         Raises:
-            ConfigError: a sampling value is out of range.
+            ConfigError: a value is out of range.
             InputError: a prompt is empty, too long, or holds an id the model does not know.
         """
         sampling.check()
+        if not 0 < max_new_tokens < self.seq_len:
+            raise ConfigError(
+                "a number of new tokens that the model cannot write",
+                where="max_new_tokens",
+                expected=f"from 1 to {self.seq_len - 1}",
+                got=str(max_new_tokens),
+            )
         for prompt in prompts:
             self._check_prompt(prompt, max_new_tokens)
         lengths = [len(prompt.ids) + max_new_tokens for prompt in prompts]
@@ -311,11 +325,11 @@ class Engine:
     def _check_prompt(self, prompt: Prompt, max_new_tokens: int) -> None:
         if not prompt.ids:
             raise InputError("a prompt without tokens", where=prompt.name)
-        if len(prompt.ids) + max_new_tokens > self.config.seq_len:
+        if len(prompt.ids) + max_new_tokens > self.seq_len:
             raise InputError(
                 "a prompt is longer than the model's limit",
                 where=prompt.name,
-                expected=f"at most {self.config.seq_len - max_new_tokens} tokens",
+                expected=f"at most {self.seq_len - max_new_tokens} tokens",
                 got=f"{len(prompt.ids)} tokens",
             )
         self._check_ids(max(prompt.ids))
@@ -419,13 +433,18 @@ def _exact(logits_bv: Tensor) -> Tensor:
     return logits_bv.double().cpu()
 
 
+def _trained_seq_len(state: State | None) -> int:
+    trained = state.extra.get("config", {}).get("seq_len") if state else None
+    return int(trained) if trained else _UNKNOWN_SEQ_LEN
+
+
 def _check(config: EngineConfig) -> None:
     if config.dtype not in _DTYPES:
         raise ConfigError("unknown dtype", where="dtype", expected=", ".join(_DTYPES), got=config.dtype)
-    for name in ("batch_tokens", "seq_len"):
-        if getattr(config, name) < 1:
+    for name, least in (("batch_tokens", 1), ("seq_len", 0)):
+        if getattr(config, name) < least:
             raise ConfigError(
-                "a size is not positive", where=name, expected="1 or more", got=str(getattr(config, name))
+                "a size is too small", where=name, expected=f"{least} or more", got=str(getattr(config, name))
             )
     try:
         torch.empty(0, device=config.device)
@@ -501,7 +520,7 @@ def run(config: GenerateConfig, task: Task) -> None:
     engine = load_engine(task.inputs("checkpoint"), config.engine)
     engine.check_tokenizer(tokenizer)
     mine = range(task.shard.index, len(config.prompts), task.num_shards)
-    room = max(config.engine.seq_len - config.max_new_tokens, 1)
+    room = max(engine.seq_len - config.max_new_tokens, 1)
     encoded = {index: tuple(tokenizer.encode(config.prompts[index])) or (tokenizer.end_id,) for index in mine}
     task.counters.add("truncated_prompts", sum(len(ids) > room for ids in encoded.values()))
     prompts = [Prompt(name=str(index), ids=ids[-room:]) for index, ids in encoded.items()]
@@ -534,7 +553,6 @@ def run(config: GenerateConfig, task: Task) -> None:
 def _check_counts(config: GenerateConfig) -> None:
     for name, value in (
         ("prompts", len(config.prompts)),
-        ("max_new_tokens", config.max_new_tokens),
         ("num_samples", config.num_samples),
     ):
         if value < 1:
