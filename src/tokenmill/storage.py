@@ -365,8 +365,9 @@ class OutputFile(io.RawIOBase):
         with contextlib.suppress(OSError):
             if is_local(self.url):
                 self._file.close()
-            else:  # fsspec: an upload that is never finished leaves nothing behind
-                getattr(self._file, "discard", lambda: None)()
+            elif isinstance(self._file, fsspec.spec.AbstractBufferedFile):
+                self._file.discard()  # aborts the upload
+                self._file.closed = True  # else the garbage collector would finish it
         with contextlib.suppress(OSError):
             remove(self.url)
 

@@ -1,0 +1,163 @@
+"""Batch scripts as pure functions: golden files, and what SLURM's answers are taken to mean."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tokenmill.errors import ConfigError, SubmissionError
+from tokenmill.executors import slurm
+from tokenmill.executors.job import Job, Resources
+from tokenmill.executors.launch import Launch
+from tokenmill.executors.preview import PREVIEW_TOKEN
+from tokenmill.executors.site import Site
+
+GOLDEN = Path(__file__).parent / "golden"
+SITE = Site(
+    name="golden",
+    partition="cpu",
+    gpu_partition="gpu",
+    account="lab",
+    environment=("HF_HOME",),
+    variables={"OMP_NUM_THREADS": "1", "NOTE": "two words"},
+    setup=("module load python/3.11",),
+    python="/opt/python/bin/python",
+    srun_args=("--mpi=none",),
+    flags={"exclude": "n7"},
+    max_array_size=11,
+)
+
+
+class NoFolder:
+    """A job's folder that holds a job and nothing else."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.url = f"/scratch/run 1/100%/jobs/{job.name}-0123456789"
+
+    def at(self, *parts: str) -> str:
+        return "/".join([self.url, *parts])
+
+
+def launch_of(job: Job, tasks: int) -> Launch:
+    return Launch(token=PREVIEW_TOKEN, folder=NoFolder(job), num_tasks=tasks)  # type: ignore[arg-type]
+
+
+ARRAY = Job(name="filter", entry="x.y", resources=Resources(tasks=16, cpus=2, memory_bytes=4_000_000_000))
+GANG = Job(
+    name="train",
+    entry="x.y",
+    layout="gang",
+    resources=Resources(tasks=4, cpus=8, gpus=1, memory_bytes=64_000_000_000, time_seconds=86_400),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "job", "tasks", "chunk", "parents"),
+    [
+        ("array_first_chunk", ARRAY, 16, 0, ()),
+        ("array_second_chunk", ARRAY, 16, 1, ("41", "42")),
+        ("gang", GANG, 4, 0, ("43",)),
+    ],
+)
+def test_scripts_equal_their_golden_files(
+    name: str, job: Job, tasks: int, chunk: int, parents: tuple[str, ...], request: pytest.FixtureRequest
+) -> None:
+    launch = launch_of(job, tasks)
+    chunks = slurm.chunks_of(launch, 11)
+    script = slurm.batch_script(launch, chunks[chunk], SITE, parents)
+    path = GOLDEN / f"{name}.sbatch"
+    if os.environ.get("TOKENMILL_ACCEPT"):
+        path.write_text(script)
+    assert script == path.read_text(), (
+        f"the script changed; if that is meant: TOKENMILL_ACCEPT=1 pytest {__file__}, then read the diff"
+    )
+
+
+def test_arrays_are_cut_to_exact_sizes() -> None:
+    chunks = slurm.chunks_of(launch_of(ARRAY, 25), 11)
+    assert [(chunk.first_task, chunk.num_tasks) for chunk in chunks] == [(0, 11), (11, 11), (22, 3)]
+    scripts = [slurm.batch_script(launch_of(ARRAY, 25), chunk, SITE, ()) for chunk in chunks]
+    assert ["--array=0-10%11" in scripts[0], "--array=0-2%3" in scripts[2]] == [True, True]
+    assert len(slurm.chunks_of(launch_of(GANG, 25), 11)) == 1
+
+
+def test_every_array_of_every_parent_is_waited_for() -> None:
+    script = slurm.batch_script(
+        launch_of(ARRAY, 1), slurm.chunks_of(launch_of(ARRAY, 1), 11)[0], SITE, ("1", "2")
+    )
+    assert "#SBATCH --dependency=afterok:1:2\n" in script
+    assert "#SBATCH --kill-on-invalid-dep=yes\n" in script
+
+
+def test_environment_is_passed_by_name_only() -> None:
+    launch = launch_of(ARRAY, 1)
+    script = slurm.batch_script(launch, slurm.chunks_of(launch, 11)[0], SITE, ())
+    exports = next(line for line in script.splitlines() if "--export" in line)
+    assert exports == f"#SBATCH --export={','.join((*slurm.ALLOWED, 'HF_HOME'))}"
+
+
+def fake(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def test_missing_programs_are_named(programs: Path) -> None:
+    with pytest.raises(SubmissionError, match="sbatch is not on PATH"):
+        slurm.check_programs()
+
+
+def test_a_refused_submission_says_why(programs: Path) -> None:
+    fake(programs, "sbatch", "echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1")
+    fake(programs, "squeue", "exit 0")
+    launch = launch_of(ARRAY, 1)
+    with pytest.raises(SubmissionError, match="invalid partition specified: nope"):
+        slurm.submit(launch, slurm.chunks_of(launch, 11)[0], "/x/job.sbatch")
+
+
+def test_an_accepted_submission_that_looked_refused_is_adopted(programs: Path) -> None:
+    fake(programs, "sbatch", "echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1")
+    fake(programs, "squeue", "echo 77; echo 77")
+    launch = launch_of(ARRAY, 2)
+    assert slurm.submit(launch, slurm.chunks_of(launch, 11)[0], "/x/job.sbatch") == "77"
+
+
+def test_nothing_is_concluded_while_squeue_does_not_answer(programs: Path) -> None:
+    fake(programs, "squeue", "exit 1")
+    executor = slurm.SlurmExecutor(SITE)
+    assert executor.live([launch_of(ARRAY, 1)]) is None
+    fake(programs, "squeue", f"echo 'tokenmill-filter-{PREVIEW_TOKEN}-c0|PENDING'; echo 'other|RUNNING'")
+    assert executor.live([launch_of(ARRAY, 1)]) == {PREVIEW_TOKEN}
+    fake(programs, "squeue", "echo 'tokenmill-filter-12345678-c0|RUNNING'")
+    assert executor.live([launch_of(ARRAY, 1)]) == set()
+
+
+def test_array_size_comes_from_the_cluster(programs: Path) -> None:
+    fake(programs, "scontrol", "echo 'MaxArraySize            = 4001'")
+    assert slurm.SlurmExecutor(Site(name="s")).max_array_size == 4001
+    fake(programs, "scontrol", "echo nothing")
+    with pytest.raises(SubmissionError, match="does not say its MaxArraySize"):
+        _ = slurm.SlurmExecutor(Site(name="s")).max_array_size
+
+
+def test_a_run_folder_out_of_reach_of_nodes_is_refused() -> None:
+    folder = NoFolder(ARRAY)
+    folder.url = "s3://bucket/run"
+    with pytest.raises(ConfigError, match="shared file system"):
+        slurm.check_folder(folder)  # type: ignore[arg-type]
+
+
+def test_the_worker_python_is_this_one_unless_the_site_says_otherwise() -> None:
+    launch = launch_of(ARRAY, 1)
+    script = slurm.batch_script(launch, slurm.chunks_of(launch, 11)[0], Site(name="s"), ())
+    assert f"exec {sys.executable} -u -m tokenmill.executors.worker" in script
