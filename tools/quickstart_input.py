@@ -5,6 +5,7 @@ package index ──obtain──> archives ──> pages ──pack──> pages
 """
 
 import contextlib
+import glob
 import gzip
 import hashlib
 import itertools
@@ -39,6 +40,8 @@ NO_PROSE = {"genindex.html", "py-modindex.html", "search.html", "_modules", "_st
 """Pages and folders of pages that hold no prose."""
 HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 """Endings of page files."""
+PACKED = re.compile(r"\.(warc|warc\.gz|jsonl|jsonl\.gz|jsonl\.zst|json\.gz|json\.zst|ndjson)$")
+"""Endings of files that the recipe reads as they are."""
 UNCONDITIONED = 1_000_000
 """From this document number on the package repeats the questions for another scoring."""
 LAYOUT = 1
@@ -93,8 +96,10 @@ class Sources:
 class Prepared:
     """Files that the recipe reads."""
 
-    crawl: str
-    """WARC files, or the user's own path."""
+    crawl: tuple[str, ...]
+    """Paths and globs of WARC files or JSON lines."""
+    is_text: bool
+    """The input holds texts: there is nothing to extract."""
     items: Path
     """Benchmark items."""
     language_model: Path
@@ -133,22 +138,36 @@ def prepare(sources: Sources, cache: Path, own: Path | None) -> Prepared:
 
     tasks = _made_once(cache, "tasks", [sources.language_model, sources.items], fill_tasks)
     if own is None:
-        crawl = _made_once(cache, "pages", [*sources.pages, sources.renderer], fill_pages)
-    elif holds_html(own):
-        crawl = _made_once(cache, "own", _listing(own), fill_own)
+        crawl = [str(_made_once(cache, "pages", [*sources.pages, sources.renderer], fill_pages))]
     else:
-        crawl = own.resolve()
-    return Prepared(crawl=str(crawl), items=tasks / "items.jsonl", language_model=tasks / "lid.176.ftz")
+        crawl = packed_files(own) or [str(_made_once(cache, "own", _listing(own), fill_own))]
+    return Prepared(
+        crawl=tuple(crawl),
+        is_text=all(".json" in path or path.endswith(".ndjson") for path in crawl),
+        items=tasks / "items.jsonl",
+        language_model=tasks / "lid.176.ftz",
+    )
 
 
-def holds_html(path: Path) -> bool:
-    """True for an HTML file, or a folder whose pages are not packed as WARC or JSON lines yet."""
+def packed_files(path: Path) -> list[str]:
+    """Paths and globs of the WARC files or JSON lines of a path; none if it holds HTML pages alone.
+
+    Raises:
+        InputError: there is nothing that can be read, or WARC files and JSON lines together.
+    """
     if not path.exists():
         raise InputError("the input does not exist", where=str(path), fix="check --input")
     names = [path.name] if path.is_file() else [name for _, _, found in os.walk(path) for name in found]
-    if any(re.search(r"\.(warc|arc|jsonl)(\.gz|\.zst)?$", name) for name in names):
-        return False
-    if not any(name.endswith(HTML_SUFFIXES) for name in names):
+    suffixes = {found[0] for name in names if (found := PACKED.search(name))}
+    if len({".warc" in suffix for suffix in suffixes}) > 1:
+        raise InputError(
+            "the input holds both pages and texts",
+            where=str(path),
+            expected="WARC files, or JSON lines",
+            got=", ".join(sorted(suffixes)),
+            fix="give them one after the other, each with a --run-dir of its own",
+        )
+    if not suffixes and not any(name.endswith(HTML_SUFFIXES) for name in names):
         raise InputError(
             "the input holds nothing that can be read",
             where=str(path),
@@ -156,7 +175,9 @@ def holds_html(path: Path) -> bool:
             got=", ".join(sorted(names)[:5]) or "an empty folder",
             fix="check --input",
         )
-    return True
+    if path.is_file():
+        return [str(path.resolve())] if suffixes else []
+    return [f"{glob.escape(str(path.resolve()))}/**/*{suffix}" for suffix in sorted(suffixes)]
 
 
 def _made_once(cache: Path, name: str, parts: Sequence[object], fill: Callable[[Path], None]) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tokenmill import storage
 from tokenmill.errors import ConfigError, InputError, StorageError
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -240,7 +241,8 @@ def test_own_html_becomes_warc_once_and_again_when_it_changes(inputs, tmp_path):
     own = tmp_path / "own pages"
     own.mkdir()
     (own / "é.html").write_text("<p>text</p>")
-    assert inputs.holds_html(own)
+    assert inputs.packed_files(own) == []
+    assert inputs.packed_files(own / "é.html") == []
     assert [page.html for page in inputs._own_pages(own)] == [b"<p>text</p>"]
     before = inputs._listing(own)
     assert inputs._listing(own) == before
@@ -250,20 +252,28 @@ def test_own_html_becomes_warc_once_and_again_when_it_changes(inputs, tmp_path):
 
 @pytest.mark.parametrize("name", ["a.warc", "a.warc.gz", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_packed_input_is_used_as_it_is(inputs, tmp_path, name):
-    (tmp_path / name).write_bytes(b"")
-    (tmp_path / "index.html").write_bytes(b"")
-    assert not inputs.holds_html(tmp_path)
-    assert not inputs.holds_html(tmp_path / name)
+    folder = tmp_path / "own [1] é"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / name).write_bytes(b"x")
+    (folder / "index.html").write_bytes(b"x")
+    (folder / "paths.gz").write_bytes(b"x")
+    (pattern,) = inputs.packed_files(folder)
+    assert [file.url for file in storage.list_files(pattern)] == [str(folder / "deep" / name)]
+    assert inputs.packed_files(folder / "deep" / name) == [str(folder / "deep" / name)]
 
 
-def test_missing_empty_and_foreign_input_are_refused(inputs, tmp_path):
+def test_missing_empty_mixed_and_foreign_input_are_refused(inputs, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
-        inputs.holds_html(tmp_path / "none")
+        inputs.packed_files(tmp_path / "none")
     with pytest.raises(InputError, match="an empty folder"):
-        inputs.holds_html(tmp_path)
+        inputs.packed_files(tmp_path)
     (tmp_path / "a.pdf").write_bytes(b"")
     with pytest.raises(InputError, match=r"a\.pdf"):
-        inputs.holds_html(tmp_path)
+        inputs.packed_files(tmp_path)
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    (tmp_path / "a.warc.gz").write_bytes(b"")
+    with pytest.raises(InputError, match="both pages and texts"):
+        inputs.packed_files(tmp_path)
 
 
 def test_made_once(inputs, tmp_path):
