@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tokenmill import storage
 from tokenmill.checkpoint import Checkpoint, State, open_pieces
 from tokenmill.errors import ConfigError, IdentityError, InputError
 from tokenmill.executors.job import Piece, Task
-from tokenmill.inference.kv_cache import StaticCache
-from tokenmill.inference.sampling import SamplingConfig, choose, uniform
+from tokenmill.inference.decoding import Decoding, Generated, Prompt
+from tokenmill.inference.sampling import SamplingConfig
 from tokenmill.models.transformer import Transformer, TransformerConfig
 
 if TYPE_CHECKING:
@@ -101,26 +100,6 @@ class Score:
     """Log-probability in nats."""
     is_greedy: bool
     """True if every token is the model's first choice."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """A text to go on with."""
-
-    name: str
-    """Name that seeds the draws; unique."""
-    ids: tuple[int, ...]
-    """Token ids, at least one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generated:
-    """A generated continuation."""
-
-    ids: tuple[int, ...]
-    """New token ids, the stopping token not included."""
-    finish_reason: str
-    """eos_token or length."""
 
 
 class Engine:
@@ -316,7 +295,7 @@ class Engine:
         costs = [length * num_samples for length in lengths]
         for batch in _batches(range(len(prompts)), costs, self.config.batch_tokens):
             chosen = [prompts[index] for index in batch]
-            decoding = _Decoding(self, chosen, num_samples, max_new_tokens)
+            decoding = Decoding(self.model, chosen, num_samples, max_new_tokens)
             found = decoding.run(sampling, stop_id)
             for place, index in enumerate(batch):
                 texts[index] = tuple(found[place * num_samples : (place + 1) * num_samples])
@@ -356,81 +335,6 @@ class _Row:
         self.ids += [0] * padding
         self.positions += [0] * padding
         self.branches += [-1] * padding
-
-
-class _Decoding:
-    """One batch of texts that grow together; prompts are padded at their beginning."""
-
-    def __init__(
-        self, engine: Engine, prompts: Sequence[Prompt], num_samples: int, max_new_tokens: int
-    ) -> None:
-        self._engine = engine
-        self._prompts = prompts
-        self._rows = [row for row in range(len(prompts)) for _ in range(num_samples)]
-        self._names = [f"{prompt.name}/{sample}" for prompt in prompts for sample in range(num_samples)]
-        self._max_new_tokens = max_new_tokens
-        self._longest = max(len(prompt.ids) for prompt in prompts)
-        num_layers = engine.model.config.num_layers
-        self._cache = StaticCache(num_layers, self._longest + max_new_tokens)
-
-    def run(self, sampling: SamplingConfig, stop_id: int | None) -> list[Generated]:
-        """Grow the texts until each has met the stopping token or is long enough."""
-        texts: list[list[int]] = [[] for _ in self._rows]
-        growing = set(range(len(texts)))
-        logits = self._prefill()
-        for step in range(self._max_new_tokens):
-            chosen = [0] * len(texts)
-            for row in sorted(growing):
-                number = uniform(sampling.seed, self._names[row], step)
-                chosen[row] = choose(logits[row].numpy(), sampling, number)
-                if chosen[row] == stop_id:
-                    growing.discard(row)
-                else:
-                    texts[row].append(chosen[row])
-            if not growing or step + 1 == self._max_new_tokens:
-                break
-            logits = self._decode(chosen)
-        reasons = ["length" if row in growing else "eos_token" for row in range(len(texts))]
-        return [
-            Generated(ids=tuple(ids), finish_reason=reason)
-            for ids, reason in zip(texts, reasons, strict=True)
-        ]
-
-    def _prefill(self) -> Tensor:
-        """Read the prompts, each once; gives logits [B, V] in float64 on the CPU."""
-        engine, longest = self._engine, self._longest
-        padding = [longest - len(prompt.ids) for prompt in self._prompts]
-        ids = [[0] * pad + list(prompt.ids) for pad, prompt in zip(padding, self._prompts, strict=True)]
-        columns = torch.arange(longest, device=engine.device)
-        padding_b1 = engine._tensor(padding)[:, None]
-        held_bs = columns >= padding_b1
-        positions_bs = (columns - padding_b1).clamp(min=0)
-        itself_ss = torch.eye(longest, dtype=torch.bool, device=engine.device)
-        mask_bss = held_bs[:, None, :].expand(-1, longest, -1).tril() | itself_ss
-        hidden_bsh = engine.model(
-            engine._tensor(ids), positions=positions_bs, mask=mask_bss[:, None], cache=self._cache
-        )
-        rows = engine._tensor(self._rows)
-        self._cache = self._cache.fork(self._rows)
-        self._held_bs, self._position_b = held_bs[rows], positions_bs[rows, -1]
-        return _exact(engine.model.logits(hidden_bsh[:, -1]))[rows.cpu()]
-
-    def _decode(self, chosen: Sequence[int]) -> Tensor:
-        """Read one more token per text; gives logits [B, V] in float64 on the CPU."""
-        engine = self._engine
-        self._position_b = self._position_b + 1
-        self._held_bs = functional.pad(self._held_bs, (0, 1), value=True)
-        hidden_bsh = engine.model(
-            engine._tensor(chosen)[:, None],
-            positions=self._position_b[:, None],
-            mask=self._held_bs[:, None, None, :],
-            cache=self._cache,
-        )
-        return _exact(engine.model.logits(hidden_bsh[:, -1]))
-
-
-def _exact(logits_bv: Tensor) -> Tensor:
-    return logits_bv.double().cpu()
 
 
 def _trained_seq_len(state: State | None) -> int:
