@@ -1,0 +1,359 @@
+"""Pages of web archives: WARC 1.0 and 1.1, plain or with gzip members, read whole or in pieces.
+
+A piece holds the records that begin in its bytes. With gzip a record begins where the member begins that
+holds its first byte, so a piece is entered at the first member in it that decompresses to ``WARC/``; a plain
+file has no such mark, and every piece walks it from the start. After an error reading goes on at the next
+record.
+
+ISO 28500:2017 (WARC 1.1), annex D on record-at-a-time compression.
+"""
+
+import bisect
+import contextlib
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from tokenmill.data.document import Document
+from tokenmill.data.native import optional
+from tokenmill.executors.job import Piece
+
+_MAGIC = b"\x1f\x8b\x08"
+_RECORD = b"WARC/"
+_PROBE_BYTES, _SCAN_BYTES = 4096, 1 << 20
+HTML_TYPES = ("text/html", "application/xhtml+xml")
+
+
+@dataclass(kw_only=True)
+class Account:
+    """What was read, and why the rest was not."""
+
+    documents: int = 0
+    """Documents given."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Sound records that are not wanted, by reason."""
+    broken: dict[str, int] = field(default_factory=dict)
+    """Records and files that cannot be read, by reason."""
+    on_broken: Callable[[str, str], None] = lambda where, what: None
+    """Told of each broken record: where, and what is wrong."""
+
+    def skip(self, reason: str) -> None:
+        """Count a record that is not wanted."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+
+    def fault(self, reason: str, where: str, detail: str = "") -> None:
+        """Count something that cannot be read."""
+        self.broken[reason] = self.broken.get(reason, 0) + 1
+        self.on_broken(where, f"{reason} {detail}".strip())
+
+
+class GzipText:
+    """Text of consecutive gzip members, and where each of them begins in the file.
+
+    Args:
+        file: the compressed file.
+        offset: where a member begins.
+    """
+
+    def __init__(self, file: BinaryIO, offset: int) -> None:
+        file.seek(offset)
+        self._file, self._pending, self._offset = file, b"", offset
+        self._decoder = zlib.decompressobj(31)
+        self._text_bytes = 0
+        self._starts, self._offsets = [0], [offset]
+        self.garbage = -1
+
+    def tell(self) -> int:
+        """Bytes of text read so far."""
+        return self._text_bytes
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go forward.
+
+        Raises:
+            OSError: the target lies behind, or at the end.
+        """
+        target = offset + (self._text_bytes if whence == io.SEEK_CUR else 0)
+        if target < self._text_bytes or whence == io.SEEK_END:
+            raise OSError("gzip text is read forward only")
+        while self._text_bytes < target and self.read(target - self._text_bytes):
+            pass
+        return self._text_bytes
+
+    def close(self) -> None:
+        """Nothing to do: the file belongs to the caller."""
+
+    def read(self, size: int = -1) -> bytes:
+        """Text of the current member, or of the next one when it is at its end; empty at the end of the file.
+
+        Raises:
+            zlib.error: the member is damaged.
+        """
+        while True:
+            if self._decoder.eof and not self._next_member():
+                return b""
+            if not self._pending:
+                self._pending = self._file.read(_SCAN_BYTES // 16)
+                self._offset += len(self._pending)
+                if not self._pending:
+                    return b""
+            text = self._decoder.decompress(self._pending, max(size, 0))
+            self._pending = self._decoder.unused_data if self._decoder.eof else self._decoder.unconsumed_tail
+            if text:
+                self._text_bytes += len(text)
+                return text
+
+    def _next_member(self) -> bool:
+        while len(self._pending) < len(_MAGIC) and (more := self._file.read(_SCAN_BYTES // 16)):
+            self._pending += more
+            self._offset += len(more)
+        start = self._offset - len(self._pending)
+        if not self._pending.startswith(_MAGIC):
+            self.garbage = start if self._pending.strip(b"\0") else -1  # zeros are padding
+            return False
+        self._decoder = zlib.decompressobj(31)
+        self._starts.append(self._text_bytes)
+        self._offsets.append(start)
+        return True
+
+    def member_of(self, position: int) -> int:
+        """Where the member begins that holds a byte of the text."""
+        return self._offsets[bisect.bisect_right(self._starts, position) - 1]
+
+
+def find_member(file: BinaryIO, start: int) -> int | None:
+    """Where the first gzip member at or after a byte begins that holds a WARC record; None if none does."""
+    file.seek(start)
+    window = b""
+    offset = start
+    while block := file.read(_SCAN_BYTES):
+        window += block
+        place = window.find(_MAGIC)
+        while place >= 0:
+            if _begins_record(file, offset + place):
+                return offset + place
+            place = window.find(_MAGIC, place + 1)
+        kept = window[-(len(_MAGIC) - 1) :]
+        offset += len(window) - len(kept)
+        window = kept
+        file.seek(offset + len(kept))
+    return None
+
+
+def _begins_record(file: BinaryIO, offset: int) -> bool:
+    return _probe(file, offset).lstrip(b"\r\n").startswith(_RECORD)
+
+
+def _probe(file: BinaryIO, offset: int) -> bytes:
+    """First bytes of a member's text; empty if it does not decompress."""
+    file.seek(offset)
+    try:
+        return zlib.decompressobj(31).decompress(file.read(_PROBE_BYTES), 16)
+    except zlib.error:
+        return b""
+
+
+def _find_plain(file: BinaryIO, start: int) -> int | None:
+    """Where the next line begins that looks like the first one of a record."""
+    file.seek(start)
+    window, offset = b"", start
+    while block := file.read(_SCAN_BYTES):
+        window += block
+        place = window.find(b"\nWARC/1.")
+        if place >= 0:
+            return offset + place + 1
+        offset += len(window) - 7
+        window = window[-7:]
+    return None
+
+
+def read_warc(file: BinaryIO, piece: Piece, account: Account, *, max_bytes: int) -> Iterator[Document]:
+    """HTML pages of the records that begin in a piece, their text still HTML.
+
+    Args:
+        file: the archive.
+        piece: which bytes of it.
+        account: takes what is not a page, or broken.
+        max_bytes: largest page in bytes.
+    """
+    file.seek(0)
+    head = file.read(len(_RECORD))
+    if not head:
+        return
+    is_gzip = head.startswith(_MAGIC)
+    text = _probe(file, 0) if is_gzip else head
+    if text and not text.lstrip(b"\r\n").startswith(_RECORD):
+        if piece.start == 0:
+            account.fault("not_warc", piece.url, repr(text))
+        return
+    records = _gzip_records if is_gzip else _plain_records
+    for position, record in records(file, piece, account):
+        document = _page(record, f"{piece.url} at byte {position}", account, max_bytes)
+        if document is not None:
+            document.file_index, document.position = piece.file_index, position
+            document.metadata |= {"file": piece.name, "offset": position}
+            account.documents += 1
+            yield document
+
+
+def _records(stream: Any) -> Iterator[Any]:
+    archive = optional("fastwarc.warc", "reading WARC files")
+    with _as_os_error():
+        yield from archive.ArchiveIterator(stream, parse_http=False, stream_detect=False)
+
+
+def _gzip_records(file: BinaryIO, piece: Piece, account: Account) -> Iterator[tuple[int, Any]]:
+    """Records of a piece, each with a number unique in the file: its member's first byte, counted up."""
+    offset = 0 if piece.start == 0 else find_member(file, piece.start)
+    while offset is not None and offset < piece.end:
+        stream = GzipText(file, offset)
+        last, index = -1, 0
+        try:
+            for record in _records(stream):
+                member = stream.member_of(record.stream_pos)
+                if member >= piece.end:
+                    return
+                index = index + 1 if member == last else 0
+                last = member
+                yield member + index, record
+        except (OSError, zlib.error) as error:
+            account.fault("damaged", f"{piece.url} after byte {max(last, offset)}", str(error))
+            offset = find_member(file, max(last, offset) + 1)
+            continue
+        if stream.garbage < 0:
+            return
+        account.fault("garbage", f"{piece.url} at byte {stream.garbage}")
+        offset = find_member(file, stream.garbage + 1)
+
+
+def _plain_records(file: BinaryIO, piece: Piece, account: Account) -> Iterator[tuple[int, Any]]:
+    offset: int | None = 0
+    while offset is not None and offset < piece.end:
+        file.seek(offset)
+        last = offset
+        try:
+            for record in _records(file):
+                last = record.stream_pos
+                if last >= piece.end:
+                    return
+                if last >= piece.start:
+                    yield last, record
+            return
+        except OSError as error:
+            if last >= piece.start:
+                account.fault("damaged", f"{piece.url} after byte {last}", str(error))
+            offset = _find_plain(file, last + 1)
+
+
+def _page(record: Any, where: str, account: Account, max_bytes: int) -> Document | None:
+    """The page of a record, or None and a count of why not."""
+    try:
+        with _as_os_error():
+            reason, payload = _payload(record, max_bytes)
+    except (OSError, ValueError) as error:
+        account.fault("http", where, str(error))
+        return None
+    if reason:
+        (account.fault(reason, where) if reason == "truncated" else account.skip(reason))
+        return None
+    html, encoding = decode_html(payload, record.http_charset)
+    url = str(record.headers.get("WARC-Target-URI", "")).strip("<>")
+    metadata = {"date": record.headers.get("WARC-Date", ""), "encoding": encoding}
+    return Document(id=record.record_id or url, text=html, url=url, metadata=metadata)
+
+
+def _payload(record: Any, max_bytes: int) -> tuple[str, bytes]:
+    """Why a record is not a page, or nothing and the page's bytes."""
+    reason = _refusal(record, max_bytes)
+    if reason:
+        return reason, b""
+    payload = _decoded(_read(record.reader, max_bytes), record.http_headers, max_bytes)
+    if len(payload) > max_bytes:
+        return "too_large", b""
+    if not payload.strip():
+        return "empty", b""
+    detect = optional("resiliparse.parse.encoding", "HTML").detect_mime
+    kind = record.http_content_type or detect(payload)
+    return ("" if kind.lower() in HTML_TYPES else "not_html"), payload
+
+
+def _refusal(record: Any, max_bytes: int) -> str:
+    """Why a record is not a page, as far as its headers tell."""
+    kind, num_bytes = str(record.record_type), record.content_length
+    if kind != "response" or not record.is_http:
+        return f"type_{kind}" if kind != "response" else "not_http"
+    if num_bytes > max_bytes:
+        return "too_large"
+    record.freeze()
+    if record.content_length < num_bytes:
+        return "truncated"
+    record.parse_http(auto_decode="none")
+    if record.http_headers.status_code != 200:
+        return "http_status"
+    content_type = record.http_content_type
+    return "not_html" if content_type and content_type.lower() not in HTML_TYPES else ""
+
+
+def _decoded(body: bytes, headers: Any, max_bytes: int) -> bytes:
+    """A body without its encodings; crawlers may have removed them and kept the header."""
+    streams = optional("fastwarc.stream_io", "reading WARC files")
+    readers = {
+        "chunked": streams.ChunkedReader,
+        "gzip": streams.GzipReader,
+        "x-gzip": streams.GzipReader,
+        "deflate": lambda stream: streams.GzipReader(stream, zlib=True),
+        "br": streams.BrotliReader,
+    }
+    encodings = [headers.get(name, "").lower() for name in ("Transfer-Encoding", "Content-Encoding")]
+    for encoding in [part.strip() for value in encodings for part in reversed(value.split(","))]:
+        if encoding in readers:
+            try:
+                body = _read(readers[encoding](io.BytesIO(body)), max_bytes)
+            except OSError:
+                if b"<" not in body[:1024]:
+                    raise
+    return body
+
+
+def _read(reader: Any, max_bytes: int) -> bytes:
+    """Everything a reader has, or enough to see that it is more than the limit."""
+    parts, left = [], max_bytes + 1
+    while left > 0 and (part := reader.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Turn a panic of the native parser, which is not even an Exception, into an error of this record."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise OSError(f"the parser gave up: {error}") from error
+
+
+def decode_html(payload: bytes, charset: str | None) -> tuple[str, str]:
+    """Text of a page and the encoding it was read with.
+
+    What decodes as UTF-8 is UTF-8; else the server's word counts, then the page's own, then a guess.
+
+    Args:
+        payload: the page.
+        charset: what the server says, if it does.
+    """
+    escaped = b"\x1b$" in payload[: _PROBE_BYTES * 16]  # ISO-2022, which is also valid ASCII
+    if not escaped:
+        try:
+            return payload.decode("utf-8-sig").replace("\0", ""), "utf-8"
+        except UnicodeDecodeError:
+            pass
+    encodings = optional("resiliparse.parse.encoding", "the encoding of HTML")
+    known = encodings.map_encoding_to_html5(charset, fallback_utf8=False) if charset else None
+    known = known or encodings.detect_encoding(payload, from_html_meta=True) or "utf-8"
+    text = encodings.bytes_to_str(payload, known, errors="replace", fallback_encodings=())
+    return text.replace("\0", ""), known
