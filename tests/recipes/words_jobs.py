@@ -22,15 +22,15 @@ def split(config: SplitConfig, task: Task) -> None:
     with task.output(f"words/{task.shard_name}.jsonl") as out:
         for piece in task.inputs("lines"):
             for line in _lines(piece.url, piece.start, piece.end):
-                task.counters.add("documents_in")
+                task.counters.add("split/documents_in")
                 words = [word for word in line.split() if len(word) >= config.least_letters]
                 if config.fail_on and config.fail_on in words:
                     raise InputError("a forbidden word <b>", where=piece.name, got=config.fail_on)
                 if words:
-                    task.counters.add("documents_out")
+                    task.counters.add("split/documents_out")
                     out.write((" ".join(words) + "\n").encode())
                 else:
-                    task.counters.add("dropped/no_words")
+                    task.counters.add("split/dropped/no_words")
     task.log.info("split is done")
 
 

@@ -202,7 +202,8 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _band(row: Mapping[str, Any], left: float, base: float, height: float, scale: float) -> str:
-    changes = sorted([(start, 1) for start, _ in row["spans"]] + [(end, -1) for _, end in row["spans"]])
+    ends = [(max(end, start + 1e-6), -1) for start, end in row["spans"]]  # a clock may have been set back
+    changes = sorted([(start, 1) for start, _ in row["spans"]] + ends)
     live = peak = 0
     for _, change in changes:
         live += change
