@@ -4,7 +4,6 @@ import errno
 import hashlib
 import threading
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,35 +12,13 @@ from tokenmill import storage
 from tokenmill.errors import InputError, StorageError
 
 
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    moto_server = pytest.importorskip("moto.server", reason="pip install 'tokenmill[dev]' for the S3 tests")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture(params=["local", "memory", "s3"])
-def base(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "a b é")
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}"
-    endpoint = request.getfixturevalue("s3_endpoint")
-    s3fs = pytest.importorskip("s3fs")
-    for key, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
-    }.items():
-        monkeypatch.setenv(key, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-    s3fs.S3FileSystem().mkdir(bucket)
-    return f"s3://{bucket}/run"
+    return str(request.getfixturevalue("s3_base"))
 
 
 def test_atomic_writes_replace(base: str) -> None:

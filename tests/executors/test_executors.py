@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from entries import HERE, lab_site, make_recipe
@@ -21,8 +22,6 @@ from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.processes import ProcessesExecutor
 from tokenmill.executors.slurm import SlurmExecutor
 from tokenmill.executors.status import recipe_status
-
-FAKES = Path(__file__).parents[1] / "fake_slurm"
 
 
 def outputs(run: Path) -> dict[str, str]:
@@ -128,24 +127,22 @@ class TestProcesses(Contract):
         return ProcessesExecutor(2)
 
 
-@pytest.mark.skipif(not FAKES.is_dir(), reason="no fake SLURM programs in tests/fake_slurm")
 class TestFakeSlurm(Contract):
     @pytest.fixture
-    def executor(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Executor:
-        monkeypatch.setenv("PATH", f"{FAKES}{os.pathsep}{os.environ['PATH']}")
-        monkeypatch.setenv("FAKE_SLURM_STATE", str(tmp_path / "fake slurm"))
-        monkeypatch.setenv("FAKE_SLURM_MAX_ARRAY_SIZE", "11")
+    def executor(self, fake_slurm: Any) -> Executor:
+        fake_slurm.configure(max_array_size=11)
         return SlurmExecutor(lab_site())
 
 
 @pytest.mark.slurm
 class TestRealSlurm(Contract):
     @pytest.fixture
-    def executor(self) -> Executor:
+    def executor(self, real_slurm: str) -> Executor:
         executor = SlurmExecutor(lab_site())
         assert executor.max_array_size == 11, "start the cluster with --max-array-size 11"
         return executor
 
+    @pytest.mark.usefixtures("real_slurm")
     def test_driver_and_tasks_killed_then_resumed(self, text_folder: Path, tmp_path: Path) -> None:
         recipe = make_recipe(text_folder, shards=60, tasks=12, seconds=0.3)
         run_recipe(recipe, str(tmp_path / "reference"), ProcessesExecutor(8))

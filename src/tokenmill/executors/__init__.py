@@ -1,1 +1,21 @@
-"""Executors: they turn a job into shards, tasks and commit records; see ``tokenmill.executors.job``."""
+"""Executors: a job becomes shards, tasks take shards, and commit records say what is done.
+
+::
+
+    recipe ──> driver ──> launch ──> task ──> attempt ──> commit record ──> manifest
+                 │          │          │                       │               │
+               graph     executor    worker                 ledger        what the next
+                        (local, processes, slurm)                          job reads
+
+``job`` holds the values, ``plan`` cuts inputs into shards, ``ledger`` owns every path of a job's folder,
+``attempt`` calls an entry and commits its outputs, ``worker`` is one task, ``driver`` applies one rule until
+nothing is left to do, ``preview`` is the dry run, ``status`` and ``report`` read the folders for people.
+
+>>> from tokenmill.executors.plan import InputFile, cut
+>>> files = [InputFile(url="/in/a.jsonl", name="a.jsonl", num_bytes=250)]
+>>> for part in cut(files, target_bytes=100, split_files=True):
+...     print([(piece.name, piece.start, piece.end) for piece in part])
+[('a.jsonl', 0, 83)]
+[('a.jsonl', 83, 167)]
+[('a.jsonl', 167, 250)]
+"""

@@ -230,14 +230,14 @@ def _drive(driver: Driver, on_change: Callable[[Sequence[JobStatus]], None], det
 def _only_driver(run_url: str) -> Iterator[None]:
     """Hold driver.json; refuse if a living driver of this machine holds it."""
     url = storage.join(run_url, "driver.json")
-    if other := driver_of(run_url):
+    pid = os.getpid()
+    if (other := driver_of(run_url)) and other["pid"] != pid:
         raise IdentityError(
             "another driver works on this run",
             where=run_url,
             got=f"process {other['pid']} on {other['host']}",
             fix=f"wait for it or end that process; if it is gone, remove {url}",
         )
-    pid = os.getpid()
     mine = {"host": socket.gethostname(), "pid": pid, "started": start_time(pid)}
     storage.write_atomic(url, storage.dump_json(mine))
     try:
