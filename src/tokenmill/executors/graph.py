@@ -12,6 +12,8 @@ from tokenmill.executors.ledger import JobFolder, Source
 from tokenmill.executors.status import read_run
 
 _FORMAT = 1
+_OWN = ("driver.json", "jobs")
+"""What a driver writes before run.json: it may have died in between."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ def write_run(recipe: Recipe, run_url: str, nodes: Mapping[str, Node]) -> None:
                 got=old["name"],
                 fix="choose another --run-dir",
             )
-    elif names := [name for name in storage.list_names(run_url) if name not in ("driver.json",)]:
+    elif names := [name for name in storage.list_names(run_url) if name not in _OWN]:
         raise IdentityError(
             "the folder is not empty and holds no run",
             where=run_url,
