@@ -189,9 +189,11 @@ class World:
         """Disconnect; after an error at once, without waiting for the others."""
         if not self._connected:
             return
-        if kind is None:
-            barrier(self.everyone)
-        distributed.destroy_process_group()
+        try:
+            if kind is None:
+                barrier(self.everyone)
+        finally:
+            distributed.destroy_process_group()
 
 
 def all_reduce(tensor: Tensor, group: Group, *, operation: str = "sum") -> Tensor:
