@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -6,8 +7,10 @@ from typing import Any
 import pytest
 from trained import HELDOUT, TrainedModel, pieces_of
 
+from tokenmill.config import build
 from tokenmill.errors import ConfigError, FormatError, IdentityError, InputError
 from tokenmill.evaluation.runner import EvaluateConfig, MergeConfig, run, run_merge, summarise
+from tokenmill.evaluation.tasks.early_signal import EARLY_SIGNAL, GROUPS
 from tokenmill.executors.job import Piece, Sharding, Task
 from tokenmill.inference.engine import EngineConfig
 from tokenmill.tokens.tokenizer import train
@@ -228,3 +231,34 @@ def test_results_are_pinned() -> None:
     assert values["accuracy_raw"] == {"value": 0.5, "stderr": 0.5, "sigma_above_random": 0.0}
     assert values["accuracy_per_character"] == {"value": 0.5, "stderr": 0.5, "sigma_above_random": 0.0}
     assert values["soft_score_raw"]["value"] == pytest.approx(0.5)
+
+
+def test_the_config_is_built_from_yaml_values() -> None:
+    values = {"formats": {"piqa*": "piqa"}, "engine": {"dtype": "float64"}}
+    built = build(EvaluateConfig, values, "job evaluate, config")
+    assert built == EvaluateConfig(formats={"piqa*": "piqa"}, engine=EngineConfig(dtype="float64"))
+    assert build(MergeConfig, {}, "job results, config") == MergeConfig()
+
+
+def test_real_rows_of_the_whole_suite(trained_model: TrainedModel, shared_data: Path, tmp_path: Path) -> None:
+    paths, formats = [], {}
+    for name in EARLY_SIGNAL:
+        with gzip.open(shared_data / "eval" / "suite" / f"{name}.validation.jsonl.gz") as file:
+            lines = [next(file) for _ in range(3)]
+        paths.append(tmp_path / f"{name}.validation.jsonl")
+        paths[-1].write_bytes(b"".join(lines))
+        formats[f"{name}.*"] = name
+    config = EvaluateConfig(formats=formats, engine=EngineConfig(seq_len=512))
+    task = trained_model.task(tmp_path / "job", items=pieces_of(*paths))
+    run(config, task)
+    results = json.loads(read(task, "results/results.json"))
+    assert set(results["tasks"]) == (set(EARLY_SIGNAL) - {"mmlu"}) | {"mmlu:abstract_algebra"}
+    assert set(results["groups"]) == {"mmlu", "arc", "early_signal"}
+    values = [
+        results["groups"].get(name, results["tasks"].get(name))["metrics"]["accuracy_per_character"]["value"]
+        for name in GROUPS["early_signal"]
+    ]
+    found = results["groups"]["early_signal"]["metrics"]["accuracy_per_character"]
+    assert found["value"] == pytest.approx(sum(values) / 8)
+    assert found["stderr"] > 0
+    assert task.counters.values["items"] == 27

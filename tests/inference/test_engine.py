@@ -10,6 +10,7 @@ import pytest
 import torch
 from trained import TrainedModel, pieces_of
 
+from tokenmill.config import build
 from tokenmill.errors import ConfigError, IdentityError, InputError
 from tokenmill.inference.engine import (
     Engine,
@@ -296,3 +297,10 @@ def test_missing_inputs_are_named(trained_model: TrainedModel, tmp_path: Path) -
         run(GenerateConfig(prompts=("a",)), trained_model.task(tmp_path, tokenizer=()))
     with pytest.raises(InputError, match="no checkpoint"):
         run(GenerateConfig(prompts=("a",)), trained_model.task(tmp_path, checkpoint=()))
+
+
+def test_the_config_is_built_from_yaml_values() -> None:
+    values = {"prompts": ["a", ""], "sampling": {"temperature": 0.8, "top_p": 0.95}}
+    built = build(GenerateConfig, values, "job generate, config")
+    assert built.prompts == ("a", "")
+    assert built.sampling == SamplingConfig(temperature=0.8, top_p=0.95)

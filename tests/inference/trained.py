@@ -12,6 +12,8 @@ from tokenmill.models.transformer import Transformer, initialise
 from tokenmill.tokens.shards import ShardWriter
 from tokenmill.tokens.tokenizer import Tokenizer, train
 
+torch.set_num_threads(1)  # threads of tiny operations wait for each other on a busy machine
+
 TEXTS = ["the cat sat on the mat, the dog on the log", "Question: why?\nAnswer: because!", "grüße 12"]
 HELDOUT = ["the cat sat on the dog", "", "grüße, why? because! " * 12]
 

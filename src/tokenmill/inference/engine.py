@@ -50,8 +50,8 @@ class EngineConfig:
     """Device of torch, for example cpu or cuda."""
     dtype: str = "float32"
     """Dtype of the weights: float32, bfloat16 or float64."""
-    batch_tokens: int = 4096
-    """Most positions of one forward pass, padding included; a longer row is run alone."""
+    batch_tokens: int = 0
+    """Most positions of one forward pass, padding included; a longer row runs alone. 0: as suits the device."""
     seq_len: int = 0
     """Most positions a token may attend; longer contexts lose their beginning. 0: as in training."""
 
@@ -112,6 +112,7 @@ class Engine:
 
     Attributes:
         seq_len: most positions a token may attend.
+        batch_tokens: most positions of one forward pass.
         vocab_size: number of ids the model knows.
 
     Raises:
@@ -122,6 +123,7 @@ class Engine:
         _check(config)
         self.config, self.state = config, state
         self.seq_len = config.seq_len or _trained_seq_len(state)
+        self.batch_tokens = config.batch_tokens or (512 if config.device == "cpu" else 1 << 15)
         self.vocab_size = model.config.vocab_size
         self.device = torch.device(config.device)
         self.model = model.to(device=self.device, dtype=_DTYPES[config.dtype]).eval().requires_grad_(False)
@@ -178,7 +180,7 @@ class Engine:
         scores: dict[int, tuple[Score, ...]] = {}
         for branched in (False, True):  # apart, so that a row's attention kernel does not depend on others
             group = [index for index, request in enumerate(requests) if request.is_branched == branched]
-            for batch in _batches(group, lengths, self.config.batch_tokens):
+            for batch in _batches(group, lengths, self.batch_tokens):
                 found = self._score([requests[index] for index in batch], lengths[batch[0]], branched)
                 scores.update(zip(batch, found, strict=True))
         return [scores[index] for index in range(len(requests))]
@@ -293,7 +295,7 @@ class Engine:
         lengths = [len(prompt.ids) + max_new_tokens for prompt in prompts]
         texts: dict[int, tuple[Generated, ...]] = {}
         costs = [length * num_samples for length in lengths]
-        for batch in _batches(range(len(prompts)), costs, self.config.batch_tokens):
+        for batch in _batches(range(len(prompts)), costs, self.batch_tokens):
             chosen = [prompts[index] for index in batch]
             decoding = Decoding(self.model, chosen, num_samples, max_new_tokens)
             found = decoding.run(sampling, stop_id)
@@ -345,10 +347,10 @@ def _trained_seq_len(state: State | None) -> int:
 def _check(config: EngineConfig) -> None:
     if config.dtype not in _DTYPES:
         raise ConfigError("unknown dtype", where="dtype", expected=", ".join(_DTYPES), got=config.dtype)
-    for name, least in (("batch_tokens", 1), ("seq_len", 0)):
-        if getattr(config, name) < least:
+    for name in ("batch_tokens", "seq_len"):
+        if getattr(config, name) < 0:
             raise ConfigError(
-                "a size is too small", where=name, expected=f"{least} or more", got=str(getattr(config, name))
+                "a size is negative", where=name, expected="0 or more", got=str(getattr(config, name))
             )
     try:
         torch.empty(0, device=config.device)
