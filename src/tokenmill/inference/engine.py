@@ -51,7 +51,7 @@ class EngineConfig:
     dtype: str = "float32"
     """Dtype of the weights: float32, bfloat16 or float64."""
     batch_tokens: int = 0
-    """Most positions of one forward pass, padding included; a longer row runs alone. 0: as suits the device."""
+    """Most positions of one forward pass, padding included; a longer row runs alone. 0: by device."""
     seq_len: int = 0
     """Most positions a token may attend; longer contexts lose their beginning. 0: as in training."""
 
