@@ -1,13 +1,13 @@
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from trained import TrainedModel
 
-from tokenmill.errors import InputError
-from tokenmill.evaluation.scoring import Text, encode_choices, score_items, score_texts
+from tokenmill.evaluation.scoring import Text, encode_choices, score_items, score_texts, windows
 from tokenmill.evaluation.tasks.items import Item
 from tokenmill.inference.engine import Engine, EngineConfig, load_engine, load_tokenizer
 from tokenmill.tokens.tokenizer import Tokenizer
@@ -96,26 +96,56 @@ def test_a_long_context_loses_its_beginning(trained_model: TrainedModel, tokeniz
     assert other["logprobs"] == record["logprobs"]
 
 
-def test_a_choice_beyond_the_limit_is_told(trained_model: TrainedModel, tokenizer: Tokenizer) -> None:
-    with pytest.raises(InputError, match="where: t, item 1"):
-        list(score_items(engine_of(trained_model, seq_len=4), tokenizer, [item("q", " a", "12" * 9)]))
+def oracle(engine: Engine, context: Sequence[int], continuation: Sequence[int]) -> float:
+    """Log-probability of a continuation, one forward per window."""
+    found = []
+    for before, part in windows(tuple(context), tuple(continuation), engine.seq_len):
+        kept = before[-(engine.seq_len + 1 - len(part)) :]
+        with torch.no_grad():
+            logits = engine.model.logits(engine.model(torch.tensor([kept + part])))[0, len(kept) - 1 : -1]
+        found.append(logits.log_softmax(-1).gather(1, torch.tensor(part)[:, None]).sum().item())
+    return math.fsum(found)
+
+
+@pytest.mark.parametrize("seq_len", [1, 2, 3, 8, 9])
+def test_windows_hide_at_most_half_the_limit(seq_len: int) -> None:
+    for num_context in range(1, 12):
+        for num in range(1, 30):
+            context, continuation = tuple(range(num_context)), tuple(range(100, 100 + num))
+            whole, end = context + continuation, num_context
+            parts = list(windows(context, continuation, seq_len))
+            for before, part in parts:
+                kept = before[-(seq_len + 1 - len(part)) :]
+                assert len(kept) + len(part) - 1 <= seq_len
+                assert whole[:end][-len(kept) :] == kept
+                assert len(kept) >= min(end, seq_len - max(seq_len // 2, 1) + 1)
+                end += len(part)
+            assert sum((part for _, part in parts), ()) == continuation
+            if num_context + num - 1 <= seq_len:
+                assert parts == [(context, continuation)]
+
+
+def test_a_choice_beyond_the_limit_is_scored_in_windows(
+    trained_model: TrainedModel, tokenizer: Tokenizer
+) -> None:
+    engine = engine_of(trained_model, dtype="float64", seq_len=8)
+    long = item("the cat sat on the mat", " 12", "12" * 9, " because!" * 8)
+    [record] = score_items(engine, tokenizer, [long])
+    for choice, (context, continuation) in enumerate(encode_choices(tokenizer, long.query, long.choices)):
+        # All choices see the context that the longest first part leaves room for.
+        expected = oracle(engine, context[-5:], continuation)
+        assert record["logprobs"][choice] == pytest.approx(expected, rel=1e-12)
+        assert record["num_tokens"][choice] == len(continuation)
+    assert record["dropped_tokens"] > 0
 
 
 @pytest.mark.parametrize("seq_len", [2048, 16])
 def test_texts_are_scored_in_windows(trained_model: TrainedModel, tokenizer: Tokenizer, seq_len: int) -> None:
     engine = engine_of(trained_model, dtype="float64", seq_len=seq_len)
-    text = "grüße, why? because! " * 5
+    text = "grüße, why? because! " * 9
     ids = tuple(tokenizer.encode(text))
-    assert len(ids) > 16
+    assert len(ids) > 3 * 16
     [record] = score_texts(engine, tokenizer, [Text(id="0", task="h", ids=ids)])
-    before = (tokenizer.end_id, *ids)
-    expected = []
-    for start in range(0, len(ids), seq_len):
-        window = torch.tensor([before[start : start + seq_len]])[:, : len(ids) - start]
-        with torch.no_grad():
-            found = engine.model.logits(engine.model(window))[0].log_softmax(-1)
-        targets = torch.tensor(ids[start : start + seq_len])
-        expected.append(found.gather(1, targets[:, None]).sum().item())
-    assert record["logprob"] == pytest.approx(math.fsum(expected), rel=1e-12)
+    assert record["logprob"] == pytest.approx(oracle(engine, [tokenizer.end_id], ids), rel=1e-12)
     assert record["num_tokens"] == len(ids)
     assert record["num_bytes"] == len(text.encode())
