@@ -122,13 +122,16 @@ def test_plan_shows_the_batch_scripts(world, tmp_path, monkeypatch):
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     Path("slurm").mkdir()
-    Path("slurm/kleiner.yaml").write_text("partition: short\nmax_array_size: 4\nmax_tasks: 100\n")
+    Path("slurm/kleiner.yaml").write_text(
+        "partition: short\nmax_array_size: 4\nmax_tasks: 100\ncore_hour_cost: 0.5\n"
+    )
     words = (str(RECIPES / "words.yaml"), "--run-dir", "run ü", "--set", "inputs.lines=lines ü.jsonl")
     result = invoke("plan", *words, "--executor", "slurm", "--site", "kleiner")
     assert result.exit_code == 0, result.output
     assert result.stdout.count("#SBATCH --array=0-3") == 1
     assert result.stdout.count("#SBATCH --array=0-0") == 2  # the rest of split; count
     assert "#SBATCH --partition=short" in result.stdout
+    assert "at most 6.00 core-hours, 3.00 in cost" in result.stdout
     assert not (world / "run ü").exists()
 
 
@@ -285,6 +288,30 @@ def test_local_and_processes_give_the_same_files(world):
     assert command("run", *words, "--workers", "2").returncode == 0
     assert checksums("run ü") == checksums("other")
     assert len(checksums("other")) == 6
+
+
+def test_cancel_ends_the_driver_and_its_processes(world):
+    words = (str(RECIPES / "words.yaml"), "--run-dir", "run ü", "--set", "inputs.lines=lines ü.jsonl")
+    program = [sys.executable, "-m", "tokenmill.cli", "run", *words, "--workers", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(RECIPES)}
+    slow = ["--set", "jobs.split.config.seconds=60"]
+    with subprocess.Popen([*program, *slow], env=environment, stderr=subprocess.PIPE, text=True) as driver:
+        while "running" not in (line := driver.stderr.readline()):
+            assert line, "the driver ended early"
+        assert invoke("status", "run ü", "--quiet").stdout == "running\n"
+        ended = invoke("cancel", "run ü")
+        assert ended.stdout == "cancelled: split, count\n", ended.stderr
+        assert driver.wait(30) == 130
+        assert "tokenmill resume" in driver.stderr.read()
+    status = json.loads(invoke("status", "run ü", "--json").stdout)
+    assert [job["state"] for job in status["jobs"]] == ["cancelled", "cancelled"]
+    attempts = json.loads(invoke("logs", "run ü", "--json").stdout)
+    assert attempts
+    for attempt in attempts:
+        assert not Path(f"/proc/{attempt['pid']}").exists()
+    assert "did you mean 'split'" in invoke("cancel", "run ü", "splt").stderr
+    assert command("run", *words, "--workers", "2").returncode == 0  # another config: another identity
+    assert invoke("cancel", "run ü").stdout == "cancelled: nothing was left to do\n"
 
 
 def test_a_closed_pipe_is_no_error(world):

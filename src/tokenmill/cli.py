@@ -17,6 +17,7 @@ import functools
 import inspect
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -36,12 +37,15 @@ from tokenmill import config, recipes, storage
 from tokenmill.errors import ConfigError, TokenmillError
 from tokenmill.executors import report as reports
 from tokenmill.executors import units
+from tokenmill.executors.cancel import cancel as cancel_run
 from tokenmill.executors.driver import run_recipe
+from tokenmill.executors.job import Recipe
 from tokenmill.executors.launch import Executor
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.preview import JobPreview, preview_recipe
 from tokenmill.executors.processes import ProcessesExecutor
+from tokenmill.executors.site import Site
 from tokenmill.executors.slurm import SlurmExecutor, check_programs
 from tokenmill.executors.status import JobStatus, read_run, recipe_status
 
@@ -235,7 +239,7 @@ def run(
     loaded = recipes.load_recipe(recipe, overrides or ())
     executor = make_executor(placement)
     if dry_run:
-        _show_plan(output, preview_recipe(loaded, run_dir, executor))
+        _show_plan(output, loaded, run_dir, executor)
     else:
         drive = functools.partial(run_recipe, loaded, run_dir, executor, detach=detach)
         _drive(drive, run_dir, placement, output)
@@ -252,7 +256,7 @@ def plan(
 ) -> None:
     """Show jobs, shards, scripts and core-hours; write and submit nothing."""
     loaded = recipes.load_recipe(recipe, overrides or ())
-    _show_plan(output, preview_recipe(loaded, run_dir, make_executor(placement)))
+    _show_plan(output, loaded, run_dir, make_executor(placement))
 
 
 @_command
@@ -267,6 +271,21 @@ def resume(
     _drive(drive, run_dir, placement, output)
 
 
+@_command
+def cancel(
+    run_dir: RunArgument,
+    job: Annotated[str, typer.Argument(metavar="[JOB]", help="Only this job.")] = "",
+    *,
+    placement: Placement,
+    output: Output,
+) -> None:
+    """End what runs; ``run`` and ``resume`` go on where it stopped."""
+    read_run(run_dir)
+    executor = make_executor(_recalled(run_dir, placement))
+    ended = cancel_run(run_dir, executor, job or None)
+    output.show(ended, lambda: print("cancelled:", ", ".join(ended) or "nothing was left to do"))
+
+
 def _drive(drive: Callable[..., list[JobStatus]], run_dir: str, placement: Placement, output: Output) -> None:
     """Run to the end with progress on stderr; the report is written even if a job failed."""
     last: list[JobStatus] = []
@@ -277,40 +296,56 @@ def _drive(drive: Callable[..., list[JobStatus]], run_dir: str, placement: Place
         last[:] = statuses
         show(statuses)
 
+    old = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `cancel` sends it
     try:
         with contextlib.redirect_stdout(sys.stderr), _progress(output) as show:
             drive(on_change=on_change)
     finally:
+        signal.signal(signal.SIGTERM, old)
         if last:
             page = reports.write_report(run_dir)
             value = {"run": run_dir, "report": page, "jobs": [asdict(status) for status in last]}
             output.show(value, lambda: _status_table(last, f"report: {page}"), quiet=page)
 
 
-def _show_plan(output: Output, previews: Sequence[JobPreview]) -> None:
+def _show_plan(output: Output, recipe: Recipe, run_dir: str, executor: Executor) -> None:
+    previews = preview_recipe(recipe, run_dir, executor)
     hours = sum(preview.core_hours for preview in previews)
+    site = executor.site if isinstance(executor, SlurmExecutor) else Site(name="")
+    cost = hours * site.core_hour_cost + _gpu_hours(recipe, previews) * site.gpu_hour_cost
+    value = {"core_hours": hours, "cost": cost, "jobs": [asdict(preview) for preview in previews]}
+    last = f"at most {hours:.2f} core-hours{f', {cost:.2f} in cost' if cost else ''}"
+    quiet = "\n".join(f"{preview.name} {preview.state}" for preview in previews)
+    output.show(value, lambda: _plan_table(previews, f"{last}; nothing was written or submitted"), quiet)
 
-    def table() -> None:
-        rows = [
-            (
-                preview.name,
-                preview.state,
-                ", ".join(preview.parents) or "-",
-                "later" if preview.shards is None else str(preview.shards),
-                str(preview.tasks),
-                f"{preview.core_hours:.2f}",
-                preview.identity[:10],
-            )
-            for preview in previews
-        ]
-        _table(["job", "state", "after", "shards", "tasks", "core-hours", "identity"], rows)
-        for preview in previews:
-            for script in preview.scripts:
-                print(f"\n--- {preview.name}\n{script.rstrip()}")
-        print(f"\nat most {hours:.2f} core-hours; nothing was written or submitted")
 
-    value = {"core_hours": hours, "jobs": [asdict(preview) for preview in previews]}
-    output.show(value, table, quiet="\n".join(f"{preview.name} {preview.state}" for preview in previews))
+def _gpu_hours(recipe: Recipe, previews: Sequence[JobPreview]) -> float:
+    resources = {job.name: job.resources for job in recipe.jobs}
+    return sum(
+        preview.tasks * resources[preview.name].gpus * resources[preview.name].time_seconds / 3600
+        for preview in previews
+        if preview.state != "complete"
+    )
+
+
+def _plan_table(previews: Sequence[JobPreview], last: str) -> None:
+    rows = [
+        (
+            preview.name,
+            preview.state,
+            ", ".join(preview.parents) or "-",
+            "later" if preview.shards is None else str(preview.shards),
+            str(preview.tasks),
+            f"{preview.core_hours:.2f}",
+            preview.identity[:10],
+        )
+        for preview in previews
+    ]
+    _table(["job", "state", "after", "shards", "tasks", "core-hours", "identity"], rows)
+    for preview in previews:
+        for script in preview.scripts:
+            print(f"\n--- {preview.name}\n{script.rstrip()}")
+    print(f"\n{last}")
 
 
 # Looking
@@ -463,8 +498,10 @@ class _Lines:
     def __call__(self, statuses: Sequence[JobStatus]) -> None:
         for status in statuses:
             tenth = 10 * status.done // status.num_shards if status.num_shards else 0
-            if self._shown.get(status.name, ("waiting", 0)) != (status.state, tenth):
-                self._shown[status.name] = (status.state, tenth)
+            # between two shards a job is planned for a moment
+            state = "running" if status.state == "planned" and status.done else status.state
+            if self._shown.get(status.name, ("waiting", 0)) != (state, tenth):
+                self._shown[status.name] = (state, tenth)
                 failed = f", {status.failed} failed" if status.failed else ""
                 moment = time.strftime("%H:%M:%S")
                 print(

@@ -188,7 +188,11 @@ def test_long_things_are_cut(recipe, tmp_path):
     value["jobs"][1]["figures"] = [
         {"kind": "texts", "title": "t", "items": [{"title": "t", "text": "x" * 10**6}]}
     ]
+    value["jobs"][0]["figures"] = [
+        {"kind": "texts", "title": "t", "items": [{"title": "t", "text": "y"}] * 70}
+    ]
     text = look_at(page.html_page(value))
+    assert "<summary>56 more</summary>" in text
     assert "and 1,440 more rows" in text
     assert len(text) < 60_000
 

@@ -1,6 +1,7 @@
 """A tiny story for tests of the command: lines -> words -> counts."""
 
 import collections
+import time
 from dataclasses import dataclass
 
 from tokenmill.errors import InputError
@@ -15,10 +16,13 @@ class SplitConfig:
     """Shorter words are dropped."""
     fail_on: str = ""
     """A word that makes the shard fail."""
+    seconds: float = 0.0
+    """Time to wait, in seconds."""
 
 
 def split(config: SplitConfig, task: Task) -> None:
     """Write the words of every line that begins in the shard's pieces."""
+    time.sleep(config.seconds)
     with task.output(f"words/{task.shard_name}.jsonl") as out:
         for piece in task.inputs("lines"):
             for line in _lines(piece.url, piece.start, piece.end):

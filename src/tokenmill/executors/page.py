@@ -12,7 +12,8 @@ from tokenmill.executors.stylesheet import STYLE
 from tokenmill.storage import dump_json
 
 _MOST_ROWS = 60
-_MOST_LETTERS = 4000
+_MOST_LETTERS = 2000
+_FEW_TEXTS = 4
 
 
 def html_page(report: Mapping[str, Any]) -> str:
@@ -22,9 +23,7 @@ def html_page(report: Mapping[str, Any]) -> str:
     body = [
         _header(report),
         _failures(jobs),
-        _section(
-            "Results", _figures([figure for job in jobs if job["is_last"] for figure in job["figures"]])
-        ),
+        _section("Results", _results(jobs)),
         _section("Jobs", svg.job_graph([_graph_job(job) for job in jobs], list(run["inputs"]))),
         _section("When they ran", svg.timeline(report["timeline"])),
         _section("From documents to results", _funnel(report["funnel"])),
@@ -109,12 +108,13 @@ def _failure(job: str, failure: Mapping[str, Any]) -> str:
 
 def _funnel(rows: Sequence[Mapping[str, Any]]) -> str:
     """Documents and bytes that each job lets through, with the reasons of what it drops."""
-    most = {key: max((row[key] or 0 for row in rows), default=0) for key in ("documents", "bytes")}
+    most = {key: max((row[key] for row in rows), default=0) for key in ("documents_in", "bytes")}
     lines = []
     for row in rows:
         dropped = ", ".join(f"{reason} {count:,}" for reason, count in row["dropped"])
-        documents = _meter(row["documents"], most["documents"], "c0", f"{row['documents'] or 0:,}")
-        written = _meter(row["bytes"], most["bytes"], "c1", units.size(row["bytes"] or 0))
+        text = f"{row['documents']:,} of {row['documents_in']:,}"
+        documents = _meter(row["documents"], most["documents_in"], "c0", text)
+        written = _meter(row["bytes"], most["bytes"], "c1", units.size(row["bytes"]))
         lines.append(
             f'<tr><th><a href="#job-{escape(row["name"])}">{escape(row["name"])}</a></th>'
             f"<td>{documents}</td><td>{written}</td>"
@@ -128,9 +128,7 @@ def _funnel(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _meter(value: float | None, most: float, colour: str, text: str) -> str:
-    if value is None:
-        return '<span class="quiet">–</span>'
+def _meter(value: float, most: float, colour: str, text: str) -> str:
     share = 100 * value / most if most else 0
     bar = f'<div class="meter"><i class="{colour}" style="width:{share:.2f}%"></i></div>'
     return f"{bar}<span>{escape(text)}</span>"
@@ -157,6 +155,12 @@ def _job(job: Mapping[str, Any]) -> str:
         f'<div class="more">{_more("Counters", _counters(job["counters"]))}{_more("Outputs", _outputs(job))}'
         f"{_more('Definition', _facts(values) + config)}</div></section>"
     )
+
+
+def _results(jobs: Sequence[Mapping[str, Any]]) -> str:
+    """Figures of the jobs that no other job reads, numbers before texts."""
+    figures = [figure for job in jobs if job["is_last"] for figure in job["figures"]]
+    return _figures(sorted(figures, key=lambda figure: figure["kind"] == "texts"))
 
 
 def _figures(figures: Sequence[Mapping[str, Any]]) -> str:
@@ -224,7 +228,7 @@ def _figure(figure: Mapping[str, Any]) -> str:
     elif kind == "bars":
         content = _bars(figure["rows"], figure["unit"])
     elif kind == "texts":
-        content = "".join(_sample(item) for item in figure["items"][:_MOST_ROWS])
+        content = _samples(figure["items"])
     else:
         content = f'<p class="quiet">a figure of unknown kind {escape(str(kind))}</p>'
     wide = " wide" if kind == "texts" or (kind == "table" and len(figure["columns"]) > 4) else ""
@@ -236,10 +240,22 @@ def _bars(rows: Sequence[Sequence[Any]], unit: str) -> str:
     most = max((value for _, value in rows), default=0)
     lines = "".join(
         f"<tr><th>{escape(str(label))}</th>"
-        f"<td>{_meter(max(0, value), most, 'c0', f'{units.si(value)} {unit}')}</td></tr>"
+        f"<td>{_meter(max(0, value), most, 'c0', f'{_short(value)} {unit}')}</td></tr>"
         for label, value in rows[:_MOST_ROWS]
     )
     return f'<table class="bars"><tbody>{lines}</tbody></table>'
+
+
+def _short(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) and abs(value) < 1e6 else units.si(value)
+
+
+def _samples(items: Sequence[Mapping[str, str]]) -> str:
+    """A few texts in sight, more on demand."""
+    shown = [_sample(item) for item in items[:_MOST_ROWS]]
+    rest = shown[_FEW_TEXTS:]
+    more = _more(f"{len(rest)} more", f'<div class="samples">{"".join(rest)}</div>') if rest else ""
+    return f'<div class="samples">{"".join(shown[:_FEW_TEXTS])}</div>{more}'
 
 
 def _sample(item: Mapping[str, str]) -> str:

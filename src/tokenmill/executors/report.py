@@ -212,9 +212,9 @@ def _funnel(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             continue
         dropped: Counter[str] = Counter()
         for name, value in counters.items():
-            block, found, reason = name.rpartition("dropped/")
+            block, found, reason = name.partition("/dropped/")
             if found:
-                dropped[f"{block.strip('/')}: {reason}".removeprefix(": ")] += int(value)
+                dropped[f"{block}: {reason}"] += int(value)
         rows.append(
             {
                 "name": job["name"],

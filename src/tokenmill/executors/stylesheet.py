@@ -58,9 +58,12 @@ td { overflow-wrap: anywhere } .funnel { min-width: 560px; width: 100% } .bars {
   gap: 18px }
 figure { margin: 0; min-width: 0 } figure.wide { grid-column: 1 / -1 } figcaption { font-weight: 600;
   margin-bottom: 6px; font-size: 14px }
-.texts article { border-left: 3px solid var(--line); padding: 2px 0 2px 14px; margin: 0 0 14px }
+.samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)) }
+.samples { gap: 14px 22px }
+.samples article { border-left: 3px solid var(--line); padding: 2px 0 2px 14px; min-width: 0 }
+.samples h4 { overflow-wrap: anywhere }
 blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 14px;
-  max-height: 22em; overflow-y: auto }
+  max-height: 15em; overflow-y: auto }
 details { margin-top: 10px } summary { cursor: pointer; color: var(--soft); font-size: 14px }
 details[open] > summary { margin-bottom: 8px }
 pre { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px;
