@@ -14,6 +14,7 @@ from typing import Any
 
 from quickstart_input import Prepared, load_sources, prepare
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from tokenmill import storage
@@ -27,8 +28,11 @@ FEW_REASONS = 4
 """Reasons of losses shown per job; the report shows all."""
 NUM_SAMPLES = 2
 """Generated texts shown."""
-NUMBERS = ("documents", "tokens", "items", "random", "perplexity", "bits", "accuracy")
-"""Words that begin the columns worth a line on a terminal."""
+COLUMNS = {
+    "Held-out text": ("text", "documents", "tokens", "perplexity", "bits per byte"),
+    "Multiple choice": ("task", "items", "random", "accuracy", "accuracy per character"),
+}
+"""Tables of the report and their columns that are shown."""
 
 
 def tell(options: argparse.Namespace, root: Path, started: float) -> int:
@@ -70,7 +74,7 @@ def recipe_command(options: argparse.Namespace, root: Path, prepared: Prepared) 
     if options.steps is not None:
         values.append(f"jobs.train.config.num_steps={options.steps}")
     command = [os.path.relpath(inside), "run", str(root / RECIPE), "--run-dir", options.run_dir]
-    command += ["--executor", options.executor, "--quiet"]
+    command += ["--executor", options.executor]
     if options.site:
         command += ["--site", options.site]
     for value in (*values, *options.set):
@@ -88,47 +92,50 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         report: content of ``report.json``.
         console: where to print.
     """
-    _show_documents(report["funnel"], console)
     figures = [figure for job in report["jobs"] for figure in job["figures"]]
-    for title in ("Held-out text", "Multiple choice"):
-        for figure in _titled(figures, title):
-            _show_table(figure, console)
+    _show_documents(report["funnel"], console)
     for figure in _titled(figures, "Loss"):
         ends = [
             f"{name} {line[0][1]:.2f} -> {line[-1][1]:.2f}" for name, line in figure["lines"].items() if line
         ]
-        console.print(f"\nLoss in nats per token: {', '.join(ends)}")
+        console.print(f"\nLoss in nats per token, first -> last: {', '.join(ends)}", soft_wrap=True)
+    for title, columns in COLUMNS.items():
+        for figure in _titled(figures, title):
+            _show_table(figure, columns, console)
     for figure in _titled(figures, "Generated text"):
+        _heading("Generated text, the prompt in brackets", console)
         for item in figure["items"][:NUM_SAMPLES]:
-            text = textwrap.fill(
-                f"{item['title']}[{item['text']}]", 100, initial_indent="  ", subsequent_indent="  "
-            )
-            console.print(f"\nGenerated text\n{text}", markup=False)
+            text = " ".join(f"[{item['title']}]{item['text']}".split())
+            console.print(textwrap.indent(textwrap.fill(text, 90), "  "), markup=False, soft_wrap=True)
 
 
 def _titled(figures: Iterable[Mapping[str, Any]], title: str) -> list[Mapping[str, Any]]:
     return [figure for figure in figures if figure["title"] == title]
 
 
+def _heading(text: str, console: Console) -> None:
+    console.print(f"\n{text}", style="bold")
+
+
 def _show_documents(funnel: Sequence[Mapping[str, Any]], console: Console) -> None:
-    table = Table(
-        "job", "documents in", "out", "kept", "most losses", title="Documents", title_justify="left"
-    )
+    """Documents into and out of each job, with what it lost most to below it."""
+    _heading("Documents", console)
     for row in funnel:
         before, after = row["documents_in"], row["documents"]
-        kept = f"{after / before:.0%}" if before and after is not None else ""
-        reasons = ", ".join(f"{reason} {count}" for reason, count in row["dropped"][:FEW_REASONS])
-        table.add_row(row["name"], *("" if n is None else str(n) for n in (before, after)), kept, reasons)
-    console.print(table)
+        if before is None or after is None:
+            continue
+        share = f"{after / before:.0%}" if before else "none"
+        console.print(f"  {row['name']:<10} {before:>7,} -> {after:>7,}  {share:>4} kept")
+        for reason, count in row["dropped"][:FEW_REASONS]:
+            console.print(f"  {'':<10} {-count:>7,}  {reason}", markup=False, soft_wrap=True)
 
 
-def _show_table(figure: Mapping[str, Any], console: Console) -> None:
-    wanted = [
-        index for index, column in enumerate(figure["columns"]) if index == 0 or column.startswith(NUMBERS)
-    ]
-    table = Table(
-        *(figure["columns"][index] for index in wanted), title=figure["title"], title_justify="left"
-    )
+def _show_table(figure: Mapping[str, Any], columns: Sequence[str], console: Console) -> None:
+    _heading(figure["title"], console)
+    wanted = [figure["columns"].index(column) for column in columns if column in figure["columns"]]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index in wanted:
+        table.add_column(figure["columns"][index], justify="left" if index == 0 else "right", no_wrap=True)
     for row in figure["rows"]:
         table.add_row(*(str(row[index]) for index in wanted))
-    console.print(table)
+    console.print(Padding(table, (0, 2)))
