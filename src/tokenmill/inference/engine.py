@@ -469,7 +469,11 @@ def _report(lines: Sequence[Mapping[str, Any]], task: Task) -> None:
     task.counters.add("texts", len(lines))
     task.counters.add("generated_tokens", sum(len(line["ids"]) for line in lines))
     items = [
-        {"title": line["prompt"], "text": line["text"], "note": f"ended by {line['finish_reason']}"}
+        {
+            "title": line["prompt"] or "(a new document)",
+            "text": line["text"],
+            "note": f"ended by {line['finish_reason']}",
+        }
         for line in lines
     ]
     task.report.texts("Generated text", items=items)
