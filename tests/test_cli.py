@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tokenmill import cli
-from tokenmill.executors.status import JobStatus
 
 RECIPES = Path(__file__).parent / "recipes"
 ROOT = Path(__file__).parents[1]
@@ -115,12 +114,7 @@ def test_plan_and_dry_run_write_nothing(world):
 
 
 def test_plan_shows_the_batch_scripts(world, tmp_path, monkeypatch):
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in ("sbatch", "squeue", "scancel", "scontrol", "sacct", "srun"):
-        (programs / name).write_text("#!/bin/sh\nexit 1\n")
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", str(tmp_path))  # a laptop without SLURM
     Path("slurm").mkdir()
     Path("slurm/kleiner.yaml").write_text(
         "partition: short\nmax_array_size: 4\nmax_tasks: 100\ncore_hour_cost: 0.5\n"
@@ -132,6 +126,10 @@ def test_plan_shows_the_batch_scripts(world, tmp_path, monkeypatch):
     assert result.stdout.count("#SBATCH --array=0-0") == 2  # the rest of split; count
     assert "#SBATCH --partition=short" in result.stdout
     assert "at most 6.00 core-hours, 3.00 in cost" in result.stdout
+    Path("slurm/kleiner.yaml").write_text("partition: short\n")
+    asked = invoke("plan", *words, "--executor", "slurm", "--site", "kleiner")
+    assert asked.exit_code == 1
+    assert "scontrol" in asked.stderr
     assert not (world / "run ü").exists()
 
 
@@ -235,33 +233,6 @@ def test_help_and_version():
     assert "--executor" not in invoke("status", "--help").stdout
 
 
-def test_bars_on_a_terminal_and_lines_elsewhere(capsys, monkeypatch):
-    def status(state, done, num_shards):
-        return JobStatus(
-            name="split", state=state, num_shards=num_shards, done=done, failed=0, running=0, folder=""
-        )
-
-    steps = [
-        status("waiting", 0, None),
-        status("running", 0, 100),
-        *(status("running", n, 100) for n in range(100)),
-    ]
-    with cli._progress(cli.Output()) as show:
-        for step in [*steps, status("complete", 100, 100)]:
-            show([step])
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 11  # once per tenth, and the end
-    assert lines[-1].endswith("split: complete 100/100")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with cli._progress(cli.Output()) as show:
-        for step in [*steps, status("complete", 100, 100)]:
-            show([step])
-    assert "100/100" in capsys.readouterr().err
-    with cli._progress(cli.Output(quiet=True)) as show:
-        show(steps)
-    assert capsys.readouterr().err == ""
-
-
 def command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-m", "tokenmill.cli", *words]
     environment = {**os.environ, "PYTHONPATH": str(RECIPES), **variables}
@@ -312,6 +283,28 @@ def test_cancel_ends_the_driver_and_its_processes(world):
     assert "did you mean 'split'" in invoke("cancel", "run ü", "splt").stderr
     assert command("run", *words, "--workers", "2").returncode == 0  # another config: another identity
     assert invoke("cancel", "run ü").stdout == "cancelled: nothing was left to do\n"
+
+
+def test_on_a_fake_cluster(world, fake_slurm):
+    fake_slurm.configure(max_array_size=3)
+    Path("slurm").mkdir()
+    Path("slurm/fake.yaml").write_text(
+        f"environment: [PATH, FAKE_SLURM_STATE, FAKE_SLURM_PYTHON]\npoll_seconds: 0.2\n"
+        f"variables: {{PYTHONPATH: '{RECIPES}'}}\n"
+    )
+    words = (str(RECIPES / "words.yaml"), "--run-dir", "run ü", "--set", "inputs.lines=lines ü.jsonl")
+    slurm = ("--executor", "slurm", "--site", "fake")
+    assert "#SBATCH --array=0-2" in invoke("plan", *words, *slurm).stdout
+    done = command("run", *words, *slurm, "--detach", "--json")
+    assert done.returncode == 0, done.stderr
+    watched = invoke("status", "run ü", "--watch", "--quiet")
+    assert watched.exit_code == 0, watched.stderr
+    assert watched.stdout == "complete\n"
+    assert json.loads(command("resume", "run ü", "--json").stdout)["jobs"][1]["state"] == "complete"
+    outside = ("--set", "jobs.split.config.seconds=60")
+    assert command("run", *words, *slurm, *outside, "--detach").returncode == 0
+    assert command("cancel", "run ü").stdout == "cancelled: split, count\n"
+    assert command("status", "run ü", "--watch", "--quiet").stdout == "cancelled\n"
 
 
 def test_a_closed_pipe_is_no_error(world):

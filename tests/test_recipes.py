@@ -180,3 +180,12 @@ def test_sites(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted((ROOT / "slurm").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_site_here_is_valid(path):
     assert recipes.load_site(str(path)).name == path.stem
+
+
+def test_the_quickstart_recipe_is_valid(crawl):
+    pytest.importorskip("torch")
+    pytest.importorskip("fastwarc")
+    names = ("crawl", "items", "language_model")
+    recipe = recipes.load_recipe("quickstart", [f"inputs.{name}={crawl}" for name in names])
+    assert {job.name for job in recipe.jobs} >= {"extract", "dedup", "train", "evaluate", "generate"}
+    assert recipe.jobs[0].config["blocks"][1]["model_path"] == str(crawl)

@@ -27,8 +27,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -40,14 +38,15 @@ from tokenmill.executors import units
 from tokenmill.executors.cancel import cancel as cancel_run
 from tokenmill.executors.driver import run_recipe
 from tokenmill.executors.job import Recipe
-from tokenmill.executors.launch import Executor
+from tokenmill.executors.launch import Executor, launches_of
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.preview import JobPreview, preview_recipe
 from tokenmill.executors.processes import ProcessesExecutor
+from tokenmill.executors.progress import progress, shards_done
 from tokenmill.executors.site import Site
 from tokenmill.executors.slurm import SlurmExecutor, check_programs
-from tokenmill.executors.status import JobStatus, read_run, recipe_status
+from tokenmill.executors.status import JobStatus, driver_of, read_run, recipe_status
 
 _EXECUTORS = ("local", "processes", "slurm")
 _WATCH_SECONDS = 2.0
@@ -175,8 +174,12 @@ def options(
 # Executors
 
 
-def make_executor(placement: Placement) -> Executor:
+def make_executor(placement: Placement, *, only_look: bool = False) -> Executor:
     """The executor that the options name.
+
+    Args:
+        placement: the options.
+        only_look: nothing will be submitted, so SLURM's programs may be missing.
 
     Raises:
         ConfigError: unknown executor or site, or an option that the executor does not have.
@@ -198,7 +201,8 @@ def make_executor(placement: Placement) -> Executor:
     if not placement.site:
         raise ConfigError("the slurm executor needs a site", where="--site", fix="--site SITE; see slurm/")
     site = recipes.load_site(placement.site)
-    check_programs()
+    if not only_look:
+        check_programs()
     return SlurmExecutor(site)
 
 
@@ -237,7 +241,7 @@ def run(
 ) -> None:
     """Run a recipe, or go on with a run; complete jobs are left as they are."""
     loaded = recipes.load_recipe(recipe, overrides or ())
-    executor = make_executor(placement)
+    executor = make_executor(placement, only_look=dry_run)
     if dry_run:
         _show_plan(output, loaded, run_dir, executor)
     else:
@@ -256,7 +260,7 @@ def plan(
 ) -> None:
     """Show jobs, shards, scripts and core-hours; write and submit nothing."""
     loaded = recipes.load_recipe(recipe, overrides or ())
-    _show_plan(output, loaded, run_dir, make_executor(placement))
+    _show_plan(output, loaded, run_dir, make_executor(placement, only_look=True))
 
 
 @_command
@@ -298,7 +302,7 @@ def _drive(drive: Callable[..., list[JobStatus]], run_dir: str, placement: Place
 
     old = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `cancel` sends it
     try:
-        with contextlib.redirect_stdout(sys.stderr), _progress(output) as show:
+        with contextlib.redirect_stdout(sys.stderr), progress(silent=output.quiet or output.json) as show:
             drive(on_change=on_change)
     finally:
         signal.signal(signal.SIGTERM, old)
@@ -361,14 +365,30 @@ def status(
     """Show how far each job is; ``--quiet`` prints one word for the whole run."""
     statuses = recipe_status(run_dir)
     if watch:
-        with _progress(Output()) as progress:
-            progress(statuses)
-            while _state(statuses) == "running":
+        with progress() as show:
+            show(statuses)
+            while _goes_on(run_dir):
                 time.sleep(_WATCH_SECONDS)
                 statuses = recipe_status(run_dir)
-                progress(statuses)
-    value = {"run": run_dir, "state": _state(statuses), "jobs": [asdict(status) for status in statuses]}
-    output.show(value, lambda: _status_table(statuses), quiet=_state(statuses))
+                show(statuses)
+    driven = driver_of(run_dir) is not None
+    state = reports.overall_state([status.state for status in statuses], driven=driven)
+    value = {"run": run_dir, "state": state, "jobs": [asdict(status) for status in statuses]}
+    output.show(value, lambda: _status_table(statuses), quiet=state)
+
+
+def _goes_on(run_dir: str) -> bool:
+    """True if a driver works on the run, or the queue holds tasks of it."""
+    if driver_of(run_dir):
+        return True
+    placement = _recalled(run_dir, Placement())
+    if placement.executor != "slurm":
+        return False
+    launches = [
+        launch for status in recipe_status(run_dir) for launch in launches_of(JobFolder(status.folder))
+    ]
+    live = make_executor(placement).live(launches)
+    return live is None or bool(live)
 
 
 @_command
@@ -439,10 +459,6 @@ def report(run_dir: RunArgument, *, output: Output) -> None:
 # Drawing
 
 
-def _state(statuses: Sequence[JobStatus]) -> str:
-    return reports.overall_state([status.state for status in statuses])
-
-
 def _cell(value: Any) -> str:
     return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
@@ -462,7 +478,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _status_table(statuses: Sequence[JobStatus], last: str = "") -> None:
     rows = [
-        (status.name, status.state, _shards(status), str(status.failed), units.duration(status.seconds))
+        (status.name, status.state, shards_done(status), str(status.failed), units.duration(status.seconds))
         for status in statuses
     ]
     _table(["job", "state", "shards", "failed", "task time"], rows)
@@ -471,70 +487,6 @@ def _status_table(statuses: Sequence[JobStatus], last: str = "") -> None:
             print(f"{status.name}: {status.message}")
     if last:
         print(last)
-
-
-def _shards(status: JobStatus) -> str:
-    return "-" if status.num_shards is None else f"{status.done}/{status.num_shards}"
-
-
-@contextlib.contextmanager
-def _progress(output: Output) -> Iterator[Callable[[Sequence[JobStatus]], None]]:
-    """A function that shows the state of jobs on stderr: bars on a terminal, a line per change elsewhere."""
-    if output.quiet or output.json:
-        yield lambda statuses: None
-    elif sys.stderr.isatty():
-        with _bars() as show:
-            yield show
-    else:
-        yield _Lines()
-
-
-class _Lines:
-    """Prints a line when a job changes its state or has got on by a tenth."""
-
-    def __init__(self) -> None:
-        self._shown: dict[str, tuple[str, int]] = {}
-
-    def __call__(self, statuses: Sequence[JobStatus]) -> None:
-        for status in statuses:
-            tenth = 10 * status.done // status.num_shards if status.num_shards else 0
-            # between two shards a job is planned for a moment
-            state = "running" if status.state == "planned" and status.done else status.state
-            if self._shown.get(status.name, ("waiting", 0)) != (state, tenth):
-                self._shown[status.name] = (state, tenth)
-                failed = f", {status.failed} failed" if status.failed else ""
-                moment = time.strftime("%H:%M:%S")
-                print(
-                    f"{moment} {status.name}: {status.state} {_shards(status)}{failed}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-
-
-@contextlib.contextmanager
-def _bars() -> Iterator[Callable[[Sequence[JobStatus]], None]]:
-    progress = Progress(
-        TextColumn("{task.description:<14}"),
-        TextColumn("{task.fields[state]:<9}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    tasks: dict[str, Any] = {}
-
-    def show(statuses: Sequence[JobStatus]) -> None:
-        for status in statuses:
-            if status.name not in tasks:
-                tasks[status.name] = progress.add_task(status.name, start=False, total=None, state="")
-            task = tasks[status.name]
-            if status.state == "running":
-                progress.start_task(task)
-            progress.update(task, total=status.num_shards, completed=status.done, state=status.state)
-            if status.state in ("complete", "failed", "cancelled"):
-                progress.stop_task(task)
-
-    with Live(progress, console=Console(stderr=True), refresh_per_second=5):
-        yield show
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from tokenmill import storage
 from tokenmill.errors import InputError
 from tokenmill.executors import page
 from tokenmill.executors.ledger import JobFolder, merge_commits
-from tokenmill.executors.status import JobStatus, job_status, read_run
+from tokenmill.executors.status import JobStatus, driver_of, job_status, read_run
 from tokenmill.telemetry import Counters
 
 _FORMAT = 1
@@ -62,6 +62,7 @@ def collect(run_url: str) -> dict[str, Any]:
     for job in jobs:
         job["is_last"] = job["name"] not in read
         counters.merge(job["counters"])
+    state = overall_state([job["state"] for job in jobs], driven=driver_of(run_url) is not None)
     return {
         "format": _FORMAT,
         "run": {
@@ -72,7 +73,7 @@ def collect(run_url: str) -> dict[str, Any]:
             "reported": now,
             "inputs": {name: list(urls) for name, urls in run["recipe"]["inputs"].items()},
         },
-        "totals": _totals(jobs, timeline),
+        "totals": {"state": state, **_totals(jobs, timeline)},
         "counters": counters.values,
         "jobs": jobs,
         "timeline": timeline,
@@ -169,7 +170,6 @@ def _totals(jobs: Sequence[Mapping[str, Any]], timeline: Sequence[Mapping[str, A
     for job in jobs:
         outcomes.update(job["outcomes"])
     return {
-        "state": overall_state([job["state"] for job in jobs]),
         "jobs": len(jobs),
         "complete": sum(job["state"] == "complete" for job in jobs),
         "shards": sum(job["num_shards"] or 0 for job in jobs),
@@ -184,18 +184,20 @@ def _totals(jobs: Sequence[Mapping[str, Any]], timeline: Sequence[Mapping[str, A
     }
 
 
-def overall_state(states: Sequence[str]) -> str:
-    """State of a run from the states of its jobs.
+def overall_state(states: Sequence[str], *, driven: bool = False) -> str:
+    """State of a run from the states of its jobs and from whether a driver works on it.
 
     >>> overall_state(["complete", "running", "waiting"]), overall_state(["complete", "failed"])
     ('running', 'failed')
+    >>> overall_state(["complete", "planned"], driven=True), overall_state(["complete", "planned"])
+    ('running', 'unfinished')
     """
-    for state in ("failed", "cancelled", "running"):
-        if state in states:
-            return state
     if all(state == "complete" for state in states):
         return "complete"
-    return "running" if "complete" in states else "waiting"
+    if driven or "running" in states:
+        return "running"
+    found = [state for state in ("failed", "cancelled") if state in states]
+    return found[0] if found else "unfinished" if "complete" in states else "waiting"
 
 
 def _funnel(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
