@@ -118,14 +118,14 @@ def test_the_command_is_one_that_the_recipe_accepts(launcher, story, prepared, t
         (tmp_path / name).write_bytes(b"x")
     for is_text in (False, True):
         command = story.recipe_command(
-            launcher.parse(["--steps", "3"]),
+            launcher.parse(["--steps", "30"]),
             TOOLS.parent,
             prepared(str(tmp_path / "a.warc.gz"), is_text=is_text),
         )
         values = [value.replace("/c/", f"{tmp_path}/") for value in command[8::2]]
         recipe = recipes.load_recipe(command[2], values)
         jobs = {job.name: job for job in recipe.jobs}
-        assert jobs["train"].config["num_steps"] == 3
+        assert jobs["train"].config["num_steps"] == 30
         kinds = [block["kind"] for block in jobs["extract"].config["blocks"]]
         assert kinds == (["language"] if is_text else ["extract", "language"])
 
