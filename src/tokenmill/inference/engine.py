@@ -16,7 +16,7 @@ import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -28,9 +28,7 @@ from tokenmill.executors.job import Piece, Task
 from tokenmill.inference.decoding import Decoding, Generated, Prompt
 from tokenmill.inference.sampling import SamplingConfig
 from tokenmill.models.transformer import Transformer, TransformerConfig
-
-if TYPE_CHECKING:
-    from tokenmill.tokens.tokenizer import Tokenizer
+from tokenmill.tokens.tokenizer import Tokenizer
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 _ROW_MULTIPLE = 16
@@ -136,7 +134,7 @@ class Engine:
         )
         return cls(model, config, checkpoint.state)
 
-    def check_tokenizer(self, tokenizer: "Tokenizer") -> None:
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Refuse a tokenizer that the model was not trained with.
 
         A vocabulary smaller than the model's passes, because models pad theirs.
@@ -479,16 +477,12 @@ def _report(lines: Sequence[Mapping[str, Any]], task: Task) -> None:
     task.report.texts("Generated text", items=items)
 
 
-def load_tokenizer(pieces: Sequence[Piece]) -> "Tokenizer":
+def load_tokenizer(pieces: Sequence[Piece]) -> Tokenizer:
     """The tokenizer among an input's files.
 
     Raises:
         InputError: no piece is a ``tokenizer.json``.
-        MissingExtraError: the package that reads it is not installed.
     """
-    # Not at the top: the engine itself must import without the package that reads tokenizers.
-    from tokenmill.tokens.tokenizer import Tokenizer
-
     for piece in pieces:
         if piece.name.endswith("tokenizer.json"):
             return Tokenizer.load(piece.url)

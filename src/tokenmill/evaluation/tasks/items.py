@@ -7,6 +7,8 @@ read whole by the piece that holds its first byte.
 
 import gzip
 import hashlib
+import io
+import itertools
 import json
 import zlib
 from collections.abc import Iterator
@@ -152,12 +154,10 @@ def read_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
 
 
 def _unpacked_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
-    position = 0
-    try:
-        with storage.open_input(piece.url) as file, gzip.open(file) as unpacked:
-            for line in unpacked:
-                if line.strip():
-                    yield position, line
-                position += len(line)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError("a file does not unpack", where=piece.name, got=str(error)) from error
+    with storage.open_input(piece.url) as file:
+        try:
+            lines = io.BytesIO(gzip.decompress(file.read())).readlines()
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InputError("a file does not unpack", where=piece.name, got=str(error)) from error
+    starts = itertools.accumulate(map(len, lines), initial=0)
+    yield from ((start, line) for start, line in zip(starts, lines, strict=False) if line.strip())
