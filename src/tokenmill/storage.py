@@ -252,15 +252,19 @@ def publish_once(url: str, data: bytes) -> bool:
     with _explained(url, "publish a record"):
         if is_local(url):
             return _publish_local(local_path(url), data)
-        filesystem, path = _filesystem(url)
-        with _memory_lock:
-            try:
-                if filesystem.protocol == "memory" and filesystem.exists(path):
-                    return False
-                filesystem.pipe_file(path, data, mode="create")
-            except FileExistsError:
-                return False
-        return True
+        return _publish_remote(url, data)
+
+
+def _publish_remote(url: str, data: bytes) -> bool:
+    filesystem, path = _filesystem(url)
+    with _memory_lock:
+        if filesystem.protocol == "memory" and filesystem.exists(path):
+            return False
+        try:
+            filesystem.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+    return True
 
 
 def _publish_local(target: Path, data: bytes) -> bool:
