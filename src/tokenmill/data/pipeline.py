@@ -199,6 +199,6 @@ def _report(task: Task, account: Account, blocks: Sequence[Block], samples: Samp
     if drops:
         task.report.bars("Why documents were dropped", unit="documents", rows=drops)
     seconds = [(block.name, round(block.tally.seconds, 3)) for block in blocks]
-    task.report.bars("Time in each block", unit="s", rows=seconds)
+    task.report.bars("CPU time in each block", unit="s", rows=seconds)
     task.report.texts("Kept documents", items=samples.kept)
     task.report.texts("Dropped documents", items=samples.rejected)

@@ -13,7 +13,7 @@ import gzip
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 import orjson
 import zstandard
@@ -127,7 +127,8 @@ def _lines(file: BinaryIO, piece: Piece, account: Account) -> Iterator[tuple[int
     elif not name.endswith(".gz"):
         yield from _plain_lines(file, piece)
     elif piece.start == 0:
-        yield from _stream_lines(cast("BinaryIO", gzip.GzipFile(fileobj=file)), piece, account)
+        stream = gzip.GzipFile(fileobj=file)
+        yield from _stream_lines(iter(lambda: stream.read(1 << 20), b""), piece, account)
 
 
 def _plain_lines(file: BinaryIO, piece: Piece) -> Iterator[tuple[int, bytes]]:
@@ -150,8 +151,7 @@ def _zstd_lines(file: BinaryIO, piece: Piece, account: Account) -> Iterator[tupl
     if frames is None:
         if piece.start == 0:
             file.seek(0)
-            reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-            yield from _stream_lines(cast("BinaryIO", reader), piece, account)
+            yield from _stream_lines(_zstd_blocks(file), piece, account)
         return
     for frame in frames:
         if piece.start <= frame.start < piece.end:
@@ -161,11 +161,31 @@ def _zstd_lines(file: BinaryIO, piece: Piece, account: Account) -> Iterator[tupl
                 account.fault("damaged", piece.url, str(error))
 
 
-def _stream_lines(stream: BinaryIO, piece: Piece, account: Account) -> Iterator[tuple[int, bytes]]:
+def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
+    """Text of consecutive zstd frames.
+
+    Raises:
+        EOFError: the file ends within a frame.
+        zstandard.ZstdError: a frame is damaged.
+    """
+    decoder, pending = zstandard.ZstdDecompressor().decompressobj(), b""
+    is_inside = False
+    while pending or (pending := file.read(1 << 18)):
+        is_inside = True
+        yield decoder.decompress(pending)
+        pending = b""
+        if decoder.eof:
+            pending, is_inside = decoder.unused_data, False
+            decoder = zstandard.ZstdDecompressor().decompressobj()
+    if is_inside:
+        raise EOFError("the file ends within a frame")
+
+
+def _stream_lines(blocks: Iterator[bytes], piece: Piece, account: Account) -> Iterator[tuple[int, bytes]]:
     """Lines of a stream that cannot be entered in the middle; what follows damage is lost."""
     position, rest = 0, b""
     try:
-        while block := stream.read(1 << 20):
+        for block in blocks:
             lines = (rest + block).split(b"\n")
             rest = lines.pop()
             for line in lines:

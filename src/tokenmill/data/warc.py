@@ -11,6 +11,7 @@ ISO 28500:2017 (WARC 1.1), annex D on record-at-a-time compression.
 import bisect
 import contextlib
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from tokenmill.executors.job import Piece
 
 _MAGIC = b"\x1f\x8b\x08"
 _RECORD = b"WARC/"
-_PROBE_BYTES, _SCAN_BYTES = 4096, 1 << 20
+_PROBE_BYTES, _PROBE_TEXT, _SCAN_BYTES = 4096, 16, 1 << 20
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
@@ -50,7 +51,7 @@ class Account:
 
 
 class GzipText:
-    """Text of consecutive gzip members, and where each of them begins in the file.
+    """Text of consecutive gzip members, and where in the file those begin that hold the start of a record.
 
     Args:
         file: the compressed file.
@@ -62,8 +63,14 @@ class GzipText:
         self._file, self._pending, self._offset = file, b"", offset
         self._decoder = zlib.decompressobj(31)
         self._text_bytes = 0
+        self._member, self._is_fresh = offset, True
         self._starts, self._offsets = [0], [offset]
         self.garbage = -1
+
+    @property
+    def is_cut_off(self) -> bool:
+        """True if the file ends within a member."""
+        return not self._decoder.eof
 
     def tell(self) -> int:
         """Bytes of text read so far."""
@@ -102,8 +109,20 @@ class GzipText:
             text = self._decoder.decompress(self._pending, max(size, 0))
             self._pending = self._decoder.unused_data if self._decoder.eof else self._decoder.unconsumed_tail
             if text:
+                self._note_member(text)
                 self._text_bytes += len(text)
                 return text
+
+    def _note_member(self, text: bytes) -> None:
+        """Remember where a member begins, if a piece could be entered there."""
+        if self._is_fresh and self._member > self._offsets[-1]:
+            if len(text) < _PROBE_TEXT:
+                text = _probe(self._file, self._member)
+                self._file.seek(self._offset)
+            if _is_record(text):
+                self._starts.append(self._text_bytes)
+                self._offsets.append(self._member)
+        self._is_fresh = False
 
     def _next_member(self) -> bool:
         while len(self._pending) < len(_MAGIC) and (more := self._file.read(_SCAN_BYTES // 16)):
@@ -114,12 +133,11 @@ class GzipText:
             self.garbage = start if self._pending.strip(b"\0") else -1  # zeros are padding
             return False
         self._decoder = zlib.decompressobj(31)
-        self._starts.append(self._text_bytes)
-        self._offsets.append(start)
+        self._member, self._is_fresh = start, True
         return True
 
     def member_of(self, position: int) -> int:
-        """Where the member begins that holds a byte of the text."""
+        """Where the last such member begins before or at a byte of the text."""
         return self._offsets[bisect.bisect_right(self._starts, position) - 1]
 
 
@@ -132,7 +150,7 @@ def find_member(file: BinaryIO, start: int) -> int | None:
         window += block
         place = window.find(_MAGIC)
         while place >= 0:
-            if _begins_record(file, offset + place):
+            if _is_record(_probe(file, offset + place)):
                 return offset + place
             place = window.find(_MAGIC, place + 1)
         kept = window[-(len(_MAGIC) - 1) :]
@@ -142,15 +160,15 @@ def find_member(file: BinaryIO, start: int) -> int | None:
     return None
 
 
-def _begins_record(file: BinaryIO, offset: int) -> bool:
-    return _probe(file, offset).lstrip(b"\r\n").startswith(_RECORD)
+def _is_record(text: bytes) -> bool:
+    return text[:_PROBE_TEXT].lstrip(b"\r\n").startswith(_RECORD)
 
 
 def _probe(file: BinaryIO, offset: int) -> bytes:
     """First bytes of a member's text; empty if it does not decompress."""
     file.seek(offset)
     try:
-        return zlib.decompressobj(31).decompress(file.read(_PROBE_BYTES), 16)
+        return zlib.decompressobj(31).decompress(file.read(_PROBE_BYTES), _PROBE_TEXT)
     except zlib.error:
         return b""
 
@@ -184,7 +202,7 @@ def read_warc(file: BinaryIO, piece: Piece, account: Account, *, max_bytes: int)
         return
     is_gzip = head.startswith(_MAGIC)
     text = _probe(file, 0) if is_gzip else head
-    if text and not text.lstrip(b"\r\n").startswith(_RECORD):
+    if text and not _is_record(text):
         if piece.start == 0:
             account.fault("not_warc", piece.url, repr(text))
         return
@@ -223,6 +241,8 @@ def _gzip_records(file: BinaryIO, piece: Piece, account: Account) -> Iterator[tu
             offset = find_member(file, max(last, offset) + 1)
             continue
         if stream.garbage < 0:
+            if stream.is_cut_off:
+                account.fault("cut_off", piece.url)
             return
         account.fault("garbage", f"{piece.url} at byte {stream.garbage}")
         offset = find_member(file, stream.garbage + 1)
@@ -240,11 +260,24 @@ def _plain_records(file: BinaryIO, piece: Piece, account: Account) -> Iterator[t
                     return
                 if last >= piece.start:
                     yield last, record
+            if last >= piece.start and _rest_after(file, last):
+                account.fault("cut_off", piece.url)
             return
         except OSError as error:
             if last >= piece.start:
                 account.fault("damaged", f"{piece.url} after byte {last}", str(error))
             offset = _find_plain(file, last + 1)
+
+
+def _rest_after(file: BinaryIO, start: int) -> bool:
+    """Whether more than line ends and zeros follow a record, which then is the beginning of another."""
+    file.seek(start)
+    head, separator, _ = file.read(_SCAN_BYTES).partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\ncontent-length:\s*(\d+)", head)
+    if not separator or not length:
+        return True
+    file.seek(start + len(head) + len(separator) + int(length[1]))
+    return bool(file.read(_SCAN_BYTES).strip(b"\r\n\0"))
 
 
 def _page(record: Any, where: str, account: Account, max_bytes: int) -> Document | None:
@@ -274,9 +307,8 @@ def _payload(record: Any, max_bytes: int) -> tuple[str, bytes]:
         return "too_large", b""
     if not payload.strip():
         return "empty", b""
-    detect = optional("resiliparse.parse.encoding", "HTML").detect_mime
-    kind = record.http_content_type or detect(payload)
-    return ("" if kind.lower() in HTML_TYPES else "not_html"), payload
+    is_html = record.http_content_type or b"<html" in payload[:_PROBE_BYTES].lower()
+    return ("" if is_html else "not_html"), payload
 
 
 def _refusal(record: Any, max_bytes: int) -> str:

@@ -27,7 +27,7 @@ class Tally:
     bytes_out: int = 0
     """UTF-8 bytes of the texts given."""
     seconds: float = 0.0
-    """Time in this block alone, in seconds."""
+    """CPU time of this block alone, in seconds."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Documents dropped, by reason."""
     events: dict[str, int] = field(default_factory=dict)
@@ -69,13 +69,13 @@ class Block:
         self.on_drop(document, self.name, reason)
 
     def run(self, documents: Iterator[Document]) -> Iterator[Document]:
-        """``process`` with counts and time; time spent in earlier and later blocks is not counted."""
+        """``process`` with counts and CPU time; that of earlier and later blocks is not counted."""
         tally = self.tally
         outputs = self.process(self._counted_inputs(documents))
         while True:
-            started = time.perf_counter()
+            started = time.thread_time()
             document = next(outputs, None)
-            tally.seconds += time.perf_counter() - started
+            tally.seconds += time.thread_time() - started
             if document is None:
                 return
             tally.documents_out += 1
@@ -85,9 +85,9 @@ class Block:
     def _counted_inputs(self, documents: Iterator[Document]) -> Iterator[Document]:
         tally = self.tally
         while True:
-            started = time.perf_counter()
+            started = time.thread_time()
             document = next(documents, None)
-            tally.seconds -= time.perf_counter() - started  # upstream's time, inside the span measured by run
+            tally.seconds -= time.thread_time() - started  # upstream's time, inside the span measured by run
             if document is None:
                 return
             tally.documents_in += 1
