@@ -46,8 +46,8 @@ table { border-collapse: collapse; min-width: min(100%, 420px); font-size: 13px;
 th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line);
   vertical-align: top }
 thead th { color: var(--soft);
-  font-weight: 500 } .number { text-align: right } tbody th { font-weight: 500 }
-td { overflow-wrap: anywhere } .funnel { min-width: 560px; width: 100% } .bars { width: 100% }
+  font-weight: 500 } .number { text-align: right; white-space: nowrap } tbody th { font-weight: 500 }
+td { overflow-wrap: break-word } .funnel { min-width: 560px; width: 100% } .bars { width: 100% }
 .funnel td { width: 24% }
 .funnel td:last-child { width: auto }
 .meter { height: 10px; border-radius: 3px; background: var(--line); overflow: hidden; margin-top: 5px }
