@@ -6,8 +6,7 @@ set -eu
 site=$1 run=$2
 shift 2
 set -- quickstart --run-dir "$run" --executor slurm --site "$site" \
-    --set "inputs.crawl=$1" --set "inputs.items=$2" --set "inputs.language_model=$3" \
-    --set jobs.extract.sharding.target_bytes=1_000_000
+    --set "inputs.crawl=$1" --set "inputs.items=$2" --set "inputs.language_model=$3"
 
 tokenmill plan "$@"
 tokenmill run "$@"
