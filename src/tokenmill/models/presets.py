@@ -30,9 +30,9 @@ def _llama(
 PRESETS: Mapping[str, TransformerConfig] = MappingProxyType(
     {
         "test": _llama(32, 2, (4, 2), 64),
-        "nano": _llama(192, 6, (6, 3), 512),
-        "micro": _llama(256, 8, (8, 4), 704),
-        "small": _llama(320, 8, (10, 5), 896),
+        "nano": _llama(256, 6, (4, 2), 704),
+        "micro": _llama(256, 8, (4, 2), 704),
+        "small": _llama(384, 6, (6, 2), 1024),
         # SmolLM2 (arXiv:2502.02737) 135M and 360M
         "smollm2-135m": replace(_llama(576, 30, (9, 3), 1536), rope_theta=100_000.0),
         "smollm2-360m": replace(_llama(960, 32, (15, 5), 2560), rope_theta=100_000.0),
