@@ -255,18 +255,22 @@ def kill(pid: int, number: int, *, group: bool = True) -> None:
         return
 
 
-def main() -> None:
-    """Schedule until nothing is left to do, the folder has gone, or too long."""
-    scheduler = Scheduler(settings())
+def schedule(scheduler: Scheduler) -> None:
+    """Tick until nothing is left to do, the folder has gone, or too long."""
     end = time.monotonic() + scheduler.limits.max_seconds
     busy = True
+    while busy and time.monotonic() < end and (state_folder() / "queue.json").exists():
+        with opened() as queue:
+            busy = scheduler.tick(queue)
+            queue.scheduler = queue.scheduler if busy else 0
+        time.sleep(TICK_SECONDS)
+
+
+def main() -> None:
+    """Schedule, and leave no process."""
+    scheduler = Scheduler(settings())
     try:
-        while busy and time.monotonic() < end and (state_folder() / "queue.json").exists():
-            with opened() as queue:
-                busy = scheduler.tick(queue)
-                if not busy:
-                    queue.scheduler = 0
-            time.sleep(TICK_SECONDS)
+        schedule(scheduler)
     except FileNotFoundError:  # the test's folder was removed in the middle
         pass
     finally:
