@@ -133,7 +133,10 @@ def test_blocks_of_one_kind_are_counted_apart(
 
 
 def test_every_kind_is_built_from_values_and_registered() -> None:
-    extra = {"language": {"model_path": "lid.176.ftz"}}
+    extra: dict[str, dict[str, object]] = {
+        "language": {"model_path": "lid.176.ftz"},
+        "sample": {"share": 0.5},
+    }
     kinds = [
         str(next(field.default for field in fields(config) if field.name == "kind")) for config in BLOCKS
     ]

@@ -16,15 +16,12 @@ import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import orjson
 import zstandard
 
 from tokenmill.errors import FormatError, VersionError
-
-if TYPE_CHECKING:
-    from tokenmill.data.words import Words
 
 EXTENSION = ".jsonl.zst"
 VERSION = 1
@@ -60,8 +57,8 @@ class Document:
     """Place of its file in the job's input. Not stored."""
     position: int = 0
     """Place in its file: byte offset in the raw text, or of the stored WARC record. Not stored."""
-    words: "tuple[str, Words] | None" = None
-    """Words of a text, kept by ``words_of``. Not stored."""
+    words: tuple[str, object] | None = None
+    """A text and its words, kept by ``words_of``. Not stored."""
 
     @property
     def key(self) -> int:

@@ -12,6 +12,8 @@ from tokenmill.data.filters.fineweb_quality import FineWebQuality, FineWebQualit
 from tokenmill.data.filters.gopher_quality import GopherQuality, GopherQualityConfig
 from tokenmill.data.filters.gopher_repetition import GopherRepetition, GopherRepetitionConfig
 from tokenmill.data.filters.language import Language, LanguageConfig
+from tokenmill.data.filters.sample import Sample, SampleConfig
+from tokenmill.data.filters.url import Url, UrlConfig
 from tokenmill.data.readers import ReaderConfig, read_documents
 from tokenmill.data.warc import Account
 from tokenmill.data.writers import PortWriter, WriterConfig
@@ -19,20 +21,24 @@ from tokenmill.errors import ConfigError, InputError
 from tokenmill.executors.job import Piece, Task
 
 BlockConfig = (
-    ExtractConfig
+    UrlConfig
+    | ExtractConfig
     | LanguageConfig
     | GopherRepetitionConfig
     | GopherQualityConfig
     | C4QualityConfig
     | FineWebQualityConfig
+    | SampleConfig
 )
 BLOCKS: Mapping[type, Callable[[Any], Block]] = {
+    UrlConfig: Url,
     ExtractConfig: Extract,
     LanguageConfig: Language,
     GopherRepetitionConfig: GopherRepetition,
     GopherQualityConfig: GopherQuality,
     C4QualityConfig: C4Quality,
     FineWebQualityConfig: FineWebQuality,
+    SampleConfig: Sample,
 }
 _MOST_KEPT, _MOST_REJECTS, _MOST_PER_REASON = 4, 24, 2
 _EXCERPT, _MOST_FAULT_LINES = 700, 100

@@ -222,51 +222,73 @@ def _records(stream: Any) -> Iterator[Any]:
         yield from archive.ArchiveIterator(stream, parse_http=False, stream_detect=False)
 
 
+@dataclass(kw_only=True)
+class _Place:
+    """How far a run of records has come."""
+
+    last: int
+    """Where the last record begins that was seen."""
+    is_past: bool = False
+    """True once a record begins after the piece."""
+
+
 def _gzip_records(file: BinaryIO, piece: Piece, account: Account) -> Iterator[tuple[int, Any]]:
     """Records of a piece, each with a number unique in the file: its member's first byte, counted up."""
     offset = 0 if piece.start == 0 else find_member(file, piece.start)
     while offset is not None and offset < piece.end:
-        stream = GzipText(file, offset)
-        last, index = -1, 0
+        stream, place = GzipText(file, offset), _Place(last=-1)
         try:
-            for record in _records(stream):
-                member = stream.member_of(record.stream_pos)
-                if member >= piece.end:
-                    return
-                index = index + 1 if member == last else 0
-                last = member
-                yield member + index, record
+            yield from _run_of_members(stream, piece.end, place)
         except (OSError, zlib.error) as error:
-            account.fault("damaged", f"{piece.url} after byte {max(last, offset)}", str(error))
-            offset = find_member(file, max(last, offset) + 1)
+            last = max(place.last, offset)
+            account.fault("damaged", f"{piece.url} after byte {last}", str(error))
+            offset = find_member(file, last + 1)
             continue
-        if stream.garbage < 0:
-            if stream.is_cut_off:
+        if place.is_past or stream.garbage < 0:
+            if stream.is_cut_off and not place.is_past:
                 account.fault("cut_off", piece.url)
             return
         account.fault("garbage", f"{piece.url} at byte {stream.garbage}")
         offset = find_member(file, stream.garbage + 1)
 
 
+def _run_of_members(stream: GzipText, end: int, place: _Place) -> Iterator[tuple[int, Any]]:
+    index = 0
+    for record in _records(stream):
+        member = stream.member_of(record.stream_pos)
+        if member >= end:
+            place.is_past = True
+            return
+        index = index + 1 if member == place.last else 0
+        place.last = member
+        yield member + index, record
+
+
 def _plain_records(file: BinaryIO, piece: Piece, account: Account) -> Iterator[tuple[int, Any]]:
     offset: int | None = 0
     while offset is not None and offset < piece.end:
         file.seek(offset)
-        last = offset
+        place = _Place(last=offset)
         try:
-            for record in _records(file):
-                last = record.stream_pos
-                if last >= piece.end:
-                    return
-                if last >= piece.start:
-                    yield last, record
-            if last >= piece.start and _rest_after(file, last):
-                account.fault("cut_off", piece.url)
-            return
+            yield from _run_of_records(file, piece, place)
         except OSError as error:
-            if last >= piece.start:
-                account.fault("damaged", f"{piece.url} after byte {last}", str(error))
-            offset = _find_plain(file, last + 1)
+            if place.last >= piece.start:
+                account.fault("damaged", f"{piece.url} after byte {place.last}", str(error))
+            offset = _find_plain(file, place.last + 1)
+            continue
+        if not place.is_past and place.last >= piece.start and _rest_after(file, place.last):
+            account.fault("cut_off", piece.url)
+        return
+
+
+def _run_of_records(file: BinaryIO, piece: Piece, place: _Place) -> Iterator[tuple[int, Any]]:
+    for record in _records(file):
+        if record.stream_pos >= piece.end:
+            place.is_past = True
+            return
+        place.last = record.stream_pos
+        if place.last >= piece.start:
+            yield place.last, record
 
 
 def _rest_after(file: BinaryIO, start: int) -> bool:
@@ -341,12 +363,17 @@ def _decoded(body: bytes, headers: Any, max_bytes: int) -> bytes:
     encodings = [headers.get(name, "").lower() for name in ("Transfer-Encoding", "Content-Encoding")]
     for encoding in [part.strip() for value in encodings for part in reversed(value.split(","))]:
         if encoding in readers:
-            try:
-                body = _read(readers[encoding](io.BytesIO(body)), max_bytes)
-            except OSError:
-                if b"<" not in body[:1024]:
-                    raise
+            body = _undo(readers[encoding], body, max_bytes)
     return body
+
+
+def _undo(make_reader: Callable[[BinaryIO], Any], body: bytes, max_bytes: int) -> bytes:
+    try:
+        return _read(make_reader(io.BytesIO(body)), max_bytes)
+    except OSError:
+        if b"<" not in body[:1024]:
+            raise
+        return body
 
 
 def _read(reader: Any, max_bytes: int) -> bytes:

@@ -40,28 +40,34 @@ _NUMBER = re.compile(r"\d+(?:[.,،٫⎖⎗⎘]\d+)?")
 
 
 class _Table:
-    """Flat tables over the chunks, the words and the normalised words that were met."""
+    """Flat tables: the words and normalised words of every chunk, and the facts about every word."""
 
     def __init__(self) -> None:
-        self.word_starts, self.word_counts = array("q"), array("i")
-        self.normal_starts, self.normal_counts = array("q"), array("i")
-        self.hashes, self.powers, self.normal_hashes = array("Q"), array("Q"), array("Q")
+        self.starts, self.counts, self.words = array("q"), array("i"), array("q")
+        self.normal_starts, self.normal_counts, self.normal_hashes = array("q"), array("i"), array("Q")
+        self._known: dict[str, int] = {}
+        self.hashes, self.powers = array("Q"), array("Q")
         self.lengths, self.flags = array("i"), array("B")
 
     def add(self, chunk: str) -> int:
         """Analyse a chunk; its index."""
         words, normal_words = word_rules.split_chunk(chunk), normalise(chunk).split()
-        self.word_starts.append(len(self.hashes))
-        self.word_counts.append(len(words))
+        self.starts.append(len(self.words))
+        self.counts.append(len(words))
+        self.words.extend([self._index(word) for word in words])
         self.normal_starts.append(len(self.normal_hashes))
         self.normal_counts.append(len(normal_words))
-        for word in words:
+        self.normal_hashes.extend([_stable_hash(word) for word in normal_words])
+        return len(self.starts) - 1
+
+    def _index(self, word: str) -> int:
+        index = self._known.setdefault(word, len(self.hashes))
+        if index == len(self.hashes):
             self.hashes.append(word_hash(word))
             self.powers.append(pow(HASH_BASE, len(word), 1 << 64))
             self.lengths.append(len(word))
             self.flags.append(_flags_of(word))
-        self.normal_hashes.extend(map(_stable_hash, normal_words))
-        return len(self.word_starts) - 1
+        return index
 
 
 class Words:
@@ -75,7 +81,9 @@ class Words:
 
     @functools.cached_property
     def _places(self) -> npt.NDArray[np.int64]:
-        return _expand(self._chunks, self._table.word_starts, self._table.word_counts)
+        table = self._table
+        places = _expand(self._chunks, table.starts, table.counts)
+        return np.asarray(_view(table.words, np.int64)[places])
 
     @functools.cached_property
     def hashes(self) -> Hashes:
@@ -100,7 +108,7 @@ class Words:
     @property
     def chunk_words(self) -> npt.NDArray[np.int32]:
         """C: number of words."""
-        return _view(self._table.word_counts, np.int32)[self._chunks]
+        return _view(self._table.counts, np.int32)[self._chunks]
 
     @property
     def normal_hashes(self) -> Hashes:
@@ -154,7 +162,9 @@ def words_of(document: Document) -> Words:
     """Words of a document's text, computed once for all blocks."""
     if document.words is None or document.words[0] is not document.text:
         document.words = (document.text, lexicon().words(document.text))
-    return document.words[1]
+    words = document.words[1]
+    assert isinstance(words, Words)
+    return words
 
 
 def split_words(text: str) -> list[str]:
@@ -196,6 +206,8 @@ def _stable_hash(text: str) -> int:
 
 
 def _flags_of(word: str) -> int:
+    if word.isalpha():
+        return ALPHABETIC
     flags = SYMBOL if all(letter in _SYMBOLS for letter in word) else 0
     flags |= ALPHABETIC if any(letter.isalpha() for letter in word) else 0
     flags |= SENTENCE_END if word in word_rules.SENTENCE_ENDS else 0
