@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from entries import HERE, lab_site, make_recipe
 
 from tokenmill.errors import ConfigError, IdentityError, InputError, JobError
+from tokenmill.executors.cancel import cancel
 from tokenmill.executors.driver import run_recipe
 from tokenmill.executors.job import Job, Recipe, Resources
 from tokenmill.executors.launch import Executor
@@ -303,3 +305,23 @@ def test_a_lost_job_ends_with_the_last_words_of_its_tasks(text_folder: Path, tmp
 
     with pytest.raises(JobError, match=r"3 launches in a row ended .*Killed: out of memory"):
         run_recipe(make_recipe(text_folder), str(tmp_path / "run"), Deaf(1))
+
+
+def test_one_job_is_cancelled_and_the_driver_goes_on_with_the_others(
+    text_folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    thread = threading.Thread(
+        target=lambda: wait_for_workers(run, 1) and cancel(str(run), ProcessesExecutor(1), "upper")
+    )
+    base = make_recipe(text_folder, shards=20, seconds=0.2)
+    other = Job(**(vars(base.jobs[0]) | {"name": "other", "config": {"seconds": 0.01}}))
+    recipe = Recipe(name=base.name, inputs=base.inputs, jobs=(*base.jobs, other))
+    thread.start()
+    with pytest.raises(JobError, match="upper: cancelled"):
+        run_recipe(recipe, str(run), ProcessesExecutor(2))
+    thread.join()
+    states = {status.name: status.state for status in recipe_status(str(run))}
+    assert states == {"upper": "cancelled", "count": "waiting", "gang": "waiting", "other": "complete"}
+    run_recipe(recipe, str(run), ProcessesExecutor(2))
+    assert {status.state for status in recipe_status(str(run))} == {"complete"}

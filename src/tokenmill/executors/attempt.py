@@ -5,7 +5,6 @@ is published, then the attempt is recorded as done. Death before the commit leav
 death after it leaves a finished shard.
 """
 
-import importlib
 import io
 import logging
 import os
@@ -47,27 +46,6 @@ class Place:
     """Ranks of the gang; 1 in an array."""
     local_rank: int = 0
     """Rank within the node."""
-
-
-def resolve_entry(dotted: str) -> tuple[Callable[[Any, Task], None], type]:
-    """Function and config type of an entry.
-
-    Raises:
-        ConfigError: there is no such function, or it has not the shape ``run(config: Config, task: Task)``.
-    """
-    module_name, _, name = dotted.rpartition(".")
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-        config_type = typing.get_type_hints(function)["config"]
-    except (ImportError, AttributeError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            "an entry cannot be used",
-            where=f"entry {dotted!r}",
-            expected="dotted name of a function run(config: Config, task: Task)",
-            got=f"{type(error).__name__}: {error}",
-            fix="check the spelling, and that its packages are installed",
-        ) from error
-    return function, config_type
 
 
 def run_attempt(folder: JobFolder, shard: Shard, place: Place, stop: Callable[[], bool]) -> str:
@@ -123,7 +101,7 @@ def _call(folder: JobFolder, task: Task, record: Mapping[str, Any]) -> tuple[str
     """Call the entry and commit; returns outcome and error text."""
     cpu_start = time.process_time()
     try:
-        function, config_type = resolve_entry(task.job.entry)
+        function, config_type = configs.load_entry(task.job.entry, where=f"job {task.job.name}")
         config: Any = configs.build(config_type, task.job.config, where=f"job {task.job.name}, config")
         function(config, task)
         if task.rank:

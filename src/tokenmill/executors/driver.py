@@ -10,7 +10,9 @@ submitted at once and wait at the scheduler for all arrays of their parents; if 
 goes on without it, since workers make plans and manifests themselves.
 """
 
+import logging
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +26,7 @@ from tokenmill.executors.job import Recipe
 from tokenmill.executors.launch import Executor, Launch, launches_of, new_token
 from tokenmill.executors.status import JobStatus, driver_of, job_status, start_time
 
+_log = logging.getLogger("tokenmill.driver")
 _MOST_IDLE_LAUNCHES = 3
 """Launches in a row of a job that may end without a new commit."""
 
@@ -52,6 +55,7 @@ class Driver:
         self.executor = executor
         self._progress = {name: _Progress(launches=launches_of(node.folder)) for name, node in nodes.items()}
         self._complete: dict[str, JobStatus] = {}
+        self._deaf = False
 
     def statuses(self) -> list[JobStatus]:
         """State of every job."""
@@ -67,15 +71,19 @@ class Driver:
         """Apply the rule once to every job; False when nothing is left to do."""
         launches = [launch for progress in self._progress.values() for launch in progress.launches]
         live = self.executor.live(launches)
-        if live is None:  # the scheduler does not answer: nothing is known, so nothing is decided
+        if live is None:  # nothing is known, so nothing is decided
+            if not self._deaf:
+                _log.warning("the scheduler does not answer; waiting")
+            self._deaf = True
             return True
+        self._deaf = False
         busy = False
         for name, node in self.nodes.items():
             if self._is_complete(name):
                 continue
             running = [launch for launch in self._progress[name].launches if launch.token in live]
-            if any(self._has_failed(parent) for parent in node.parents):
-                self.executor.cancel(running)  # it waits for a parent that will not come
+            if _is_cancelled(node) or any(self._has_failed(parent) for parent in node.parents):
+                self.executor.cancel(running)  # as asked; or it waits for a parent that will not come
             elif running:
                 busy = True
             elif self._has_failed(name):
@@ -93,7 +101,7 @@ class Driver:
     def _has_failed(self, name: str) -> bool:
         """True if the job or one of its ancestors cannot go on."""
         node = self.nodes[name]
-        if self._progress[name].lost or node.folder.quarantined():
+        if self._progress[name].lost or _is_cancelled(node) or node.folder.quarantined():
             return True
         return any(self._has_failed(parent) for parent in node.parents if parent not in self._complete)
 
@@ -145,17 +153,25 @@ class Driver:
 
     def failures(self) -> list[str]:
         """One line per job that cannot go on by itself."""
-        lines = [
-            f"{status.name}: {status.failed} of {status.num_shards} shards failed: {status.message}"
-            for status in self.statuses()
-            if status.failed
-        ]
-        return lines + [
-            f"{name}: {_MOST_IDLE_LAUNCHES} launches in a row ended without a finished shard; "
-            f"{_last_words(progress.launches[-1])}"
-            for name, progress in self._progress.items()
-            if progress.lost
-        ]
+        lines = []
+        for name, progress in self._progress.items():
+            status = job_status(self.nodes[name].folder)
+            if status.failed:
+                lines.append(
+                    f"{name}: {status.failed} of {status.num_shards} shards failed: {status.message}"
+                )
+            elif progress.lost:
+                words = _last_words(progress.launches[-1])
+                lines.append(
+                    f"{name}: {_MOST_IDLE_LAUNCHES} launches in a row ended without a finished shard; {words}"
+                )
+            elif _is_cancelled(self.nodes[name]) and status.state != "complete":
+                lines.append(f"{name}: cancelled")
+        return lines
+
+
+def _is_cancelled(node: Node) -> bool:
+    return storage.exists(node.folder.at("cancelled.json"))
 
 
 def _last_words(launch: Launch) -> str:
@@ -201,12 +217,13 @@ def run_recipe(
                 node.folder.release()
         driver = Driver(nodes, executor)
         _drive(driver, on_change, detach)
+    folder = shlex.quote(run_url)
     if not detach and (failures := driver.failures()):
         raise JobError(
             "the run is not complete",
             where=run_url,
-            got="\n       ".join(failures),
-            fix=f"tokenmill logs {run_url} --failed; then tokenmill resume {run_url}",
+            got="\n".join(failures).replace("\n", "\n       "),
+            fix=f"tokenmill logs {folder} --failed; then tokenmill resume {folder}",
         )
     return driver.statuses()
 

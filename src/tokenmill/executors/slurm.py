@@ -224,6 +224,8 @@ class SlurmExecutor:
 
     def live(self, launches: Sequence[Launch]) -> set[str] | None:
         """Launches that ``squeue`` still knows; None while it does not answer."""
+        if not launches:
+            return set()
         try:
             answer = run_client(["squeue", "--me", "--noheader", "--format=%j|%T"])
         except SubmissionError:
