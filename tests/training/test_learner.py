@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import pool, succeeded
+from torch.nn import functional
 from training_programs import CONFIG, MODEL, Trace, broken_on_rank_1, changed, learner, trace, write_tokens
 
 from tokenmill.errors import TokenmillError
@@ -15,7 +16,7 @@ from tokenmill.kernels.cross_entropy import cross_entropy_reference
 from tokenmill.parallel.collectives import World, alone
 from tokenmill.parallel.mesh import Mesh
 from tokenmill.tokens.shards import ShardWriter, open_shards
-from tokenmill.training.loader import TokenStream
+from tokenmill.training.loader import Loader, TokenStream
 from tokenmill.training.optimizer import OptimizerConfig
 from tokenmill.training.trainer import TrainerConfig
 
@@ -70,6 +71,35 @@ def test_two_ranks_equal_one(tokens: list[str], config: TrainerConfig) -> None:
         assert got.heldout == pytest.approx(single.heldout, rel=1e-12)
     for name, value in ranks[0].parameters.items():
         assert torch.equal(value, ranks[1].parameters[name]), f"{name} differs between ranks"
+
+
+def test_equals_a_training_loop_of_torch(tokens: list[str]) -> None:
+    """The whole batch at once, torch's clipping, torch's AdamW, a mean over valid labels."""
+    subject = learner(alone(CPU), tokens)
+    model = learner(alone(CPU), tokens).model
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [value for value in parameters if value.dim() > 1], "weight_decay": 0.1},
+        {"params": [value for value in parameters if value.dim() == 1], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
+    stream = TokenStream(open_shards(tokens), seq_len=16, mask_document_starts=True)
+    loader = Loader({"tokens": stream}, weights={"tokens": 1}, seed=0)
+    for step in range(1, STEPS + 1):
+        batch = loader.batch(range(8 * (step - 1), 8 * step))
+        logits = model.logits(model(batch.inputs))
+        loss = functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-100)
+        reference.zero_grad()
+        torch.autograd.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        result = subject.learn(step)
+        for group in reference.param_groups:
+            group["lr"] = result.learning_rate
+        reference.step()
+        assert result.loss == pytest.approx(loss.item(), rel=1e-12)
+        assert result.gradient_norm == pytest.approx(norm.item(), rel=1e-12)
+    for mine, theirs in zip(subject.model.parameters(), parameters, strict=True):
+        assert (mine - theirs).abs().max() <= 1e-10 * theirs.abs().max()
 
 
 def test_microbatches_do_not_change_a_step(tokens: list[str]) -> None:

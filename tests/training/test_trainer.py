@@ -178,6 +178,7 @@ def test_a_damaged_checkpoint_is_passed_over(
         outcome = one(tmp_path / "damaged", inputs)
     assert "goes on after step 4" in caplog.text
     assert ("step 5: checkpoint passed over" in caplog.text) == (damage is not remove_index)
+    assert steps(tmp_path / "damaged") == [4, 6], "the damaged one must not count among the newest"
     assert files(tmp_path / "straight", 6) == files(tmp_path / "damaged", 6)
     assert [record["step"] for record in metrics(outcome, tmp_path / "damaged")] == [1, 2, 3, 4, 5, 6]
 
