@@ -76,7 +76,9 @@ def test_two_ranks_equal_one(tokens: list[str], config: TrainerConfig) -> None:
 def test_equals_a_training_loop_of_torch(tokens: list[str]) -> None:
     """The whole batch at once, torch's clipping, torch's AdamW, a mean over valid labels."""
     subject = learner(alone(CPU), tokens)
-    model = learner(alone(CPU), tokens).model
+    twin = learner(alone(CPU), tokens)
+    twin.buckets.close()
+    model = twin.model
     parameters = list(model.parameters())
     groups = [
         {"params": [value for value in parameters if value.dim() > 1], "weight_decay": 0.1},
