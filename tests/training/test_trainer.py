@@ -131,6 +131,19 @@ def test_a_gang_stops_when_one_rank_is_told_and_resumes_bitwise(tmp_path: Path, 
     assert files(tmp_path / "straight", 6) == files(tmp_path / "resumed", 6)
 
 
+def test_a_gang_of_two_goes_on_as_one(tmp_path: Path, inputs: Inputs) -> None:
+    one(tmp_path / "straight", inputs)
+    two(tmp_path / "resumed", inputs, rank0=3)
+    one(tmp_path / "resumed", inputs)
+    opened, reference = (
+        checkpoint.open_folder(str(tmp_path / name / "progress" / "step-000006"))
+        for name in ("resumed", "straight")
+    )
+    for name in reference.names:
+        want = reference.read(name)
+        assert (opened.read(name) - want).abs().max() <= 1e-10 * want.abs().max(), name
+
+
 def test_a_run_that_is_complete_only_hands_over(tmp_path: Path, inputs: Inputs) -> None:
     first = one(tmp_path, inputs)
     before = files(tmp_path, 6)
