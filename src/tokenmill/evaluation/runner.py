@@ -33,7 +33,7 @@ from tokenmill.evaluation.scoring import Record, Text, choice_scores, score_item
 from tokenmill.evaluation.tasks.early_signal import GROUPS
 from tokenmill.evaluation.tasks.items import PREPARED, Item, read_items
 from tokenmill.executors.job import Piece, Task
-from tokenmill.inference.engine import Engine, EngineConfig, load_engine, load_tokenizer
+from tokenmill.inference.engine import Engine, EngineConfig, load_engine, load_tokenizer, threads
 from tokenmill.tokens.shards import open_shards
 from tokenmill.tokens.tokenizer import Tokenizer
 
@@ -78,8 +78,9 @@ def run(config: EvaluateConfig, task: Task) -> None:
     engine.check_tokenizer(tokenizer)
     items = _share(task, "items", _read_items(config, task))
     texts = _share(task, "heldout", _read_heldout(config, task, tokenizer))
-    records = list(_score("items", items, lambda chunk: score_items(engine, tokenizer, chunk), task))
-    records += _score("texts", texts, lambda chunk: score_texts(engine, tokenizer, chunk), task)
+    with threads(config.engine.num_threads):
+        records = list(_score("items", items, lambda chunk: score_items(engine, tokenizer, chunk), task))
+        records += _score("texts", texts, lambda chunk: score_texts(engine, tokenizer, chunk), task)
     _count(records, task)
     header = _header(config, task, engine, tokenizer)
     with task.output(f"details/{task.shard_name}.jsonl") as file:

@@ -12,6 +12,7 @@ token; a mask lets a continuation see the context and itself, and positions rest
 Only the scored positions meet the output layer. The result is that of one forward per continuation.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,6 +53,8 @@ class EngineConfig:
     """Most positions of one forward pass, padding included; a longer row runs alone. 0: by device."""
     seq_len: int = 0
     """Most positions a token may attend; longer contexts lose their beginning. 0: as in training."""
+    num_threads: int = 1
+    """CPU threads; sums depend on it in their last bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -429,13 +432,14 @@ def run(config: GenerateConfig, task: Task) -> None:
     task.counters.add("truncated_prompts", sum(len(ids) > room for ids in encoded.values()))
     prompts = [Prompt(name=str(index), ids=ids[-room:]) for index, ids in encoded.items()]
     task.log.info("%d prompts, %d continuations each", len(prompts), config.num_samples)
-    found = engine.generate(
-        prompts,
-        max_new_tokens=config.max_new_tokens,
-        sampling=config.sampling,
-        num_samples=config.num_samples,
-        stop_id=tokenizer.end_id,
-    )
+    with threads(config.engine.num_threads):
+        found = engine.generate(
+            prompts,
+            max_new_tokens=config.max_new_tokens,
+            sampling=config.sampling,
+            num_samples=config.num_samples,
+            stop_id=tokenizer.end_id,
+        )
     lines = [
         {
             "prompt": config.prompts[index],
@@ -488,6 +492,17 @@ def load_tokenizer(pieces: Sequence[Piece]) -> Tokenizer:
             return Tokenizer.load(piece.url)
     names = ", ".join(piece.name for piece in pieces) or "no files"
     raise InputError("no tokenizer in this input", expected="tokenizer.json", got=names)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many CPU threads; two processes with a thread per core each wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(count, 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @functools.lru_cache(maxsize=1)
