@@ -122,6 +122,9 @@ def layouts(record: Record) -> dict[str, bytes]:
     members = [gzip.compress(item) for item in records]
     damaged = bytearray(members[5])
     damaged[60] ^= 255
+    checksum = bytearray(members[5])
+    checksum[-6] ^= 255
+    torn = members[5][:-900] + b"\x00\xff\xff\x00\x00"
     text = b"".join(records)
     return {
         "members": b"".join(members),
@@ -131,6 +134,8 @@ def layouts(record: Record) -> dict[str, bytes]:
             gzip.compress(text[i : i + 700]) for i in range(0, len(text), 700)
         ),
         "damaged member": b"".join([*members[:5], bytes(damaged), *members[6:]]),
+        "wrong checksum": b"".join([*members[:5], bytes(checksum), *members[6:]]),
+        "member torn in two": b"".join([*members[:5], torn, *members[6:]]),
         "garbage between": b"".join([*members[:5], b"garbage\x1f\x8b\x08garbage" * 3, *members[5:]]),
         "cut off": b"".join(members)[:-50],
         "padding": b"".join(members) + b"\0" * 100,
@@ -142,6 +147,8 @@ def layouts(record: Record) -> dict[str, bytes]:
 
 WANTED = {
     "damaged member": (11, {"damaged": 1}),
+    "wrong checksum": (11, {"damaged": 1}),
+    "member torn in two": (11, {"garbage": 1}),
     "garbage between": (12, {"garbage": 1}),
     "cut off": (11, {"truncated": 1, "cut_off": 1}),
     "plain, damaged": (11, {"damaged": 1}),
@@ -153,6 +160,8 @@ NAMES = [
     "pairs",
     "members at wrong places",
     "damaged member",
+    "wrong checksum",
+    "member torn in two",
     "garbage between",
     "cut off",
     "padding",

@@ -56,6 +56,10 @@ class GzipText:
     Args:
         file: the compressed file.
         offset: where a member begins.
+
+    Attributes:
+        member: where the member begins that is being read.
+        garbage: where something else follows a member; -1 if nothing does.
     """
 
     def __init__(self, file: BinaryIO, offset: int) -> None:
@@ -63,7 +67,7 @@ class GzipText:
         self._file, self._pending, self._offset = file, b"", offset
         self._decoder = zlib.decompressobj(31)
         self._text_bytes = 0
-        self._member, self._is_fresh = offset, True
+        self.member, self._is_fresh = offset, True
         self._starts, self._offsets = [0], [offset]
         self.garbage = -1
 
@@ -115,13 +119,13 @@ class GzipText:
 
     def _note_member(self, text: bytes) -> None:
         """Remember where a member begins, if a piece could be entered there."""
-        if self._is_fresh and self._member > self._offsets[-1]:
+        if self._is_fresh and self.member > self._offsets[-1]:
             if len(text) < _PROBE_TEXT:
-                text = _probe(self._file, self._member)
+                text = _probe(self._file, self.member)
                 self._file.seek(self._offset)
             if _is_record(text):
                 self._starts.append(self._text_bytes)
-                self._offsets.append(self._member)
+                self._offsets.append(self.member)
         self._is_fresh = False
 
     def _next_member(self) -> bool:
@@ -133,7 +137,7 @@ class GzipText:
             self.garbage = start if self._pending.strip(b"\0") else -1  # zeros are padding
             return False
         self._decoder = zlib.decompressobj(31)
-        self._member, self._is_fresh = start, True
+        self.member, self._is_fresh = start, True
         return True
 
     def member_of(self, position: int) -> int:
@@ -206,14 +210,23 @@ def read_warc(file: BinaryIO, piece: Piece, account: Account, *, max_bytes: int)
         if piece.start == 0:
             account.fault("not_warc", piece.url, repr(text))
         return
-    records = _gzip_records if is_gzip else _plain_records
-    for position, record in records(file, piece, account):
-        document = _page(record, f"{piece.url} at byte {position}", account, max_bytes)
-        if document is not None:
-            document.file_index, document.position = piece.file_index, position
-            document.metadata |= {"file": piece.name, "offset": position}
-            account.documents += 1
-            yield document
+    torn: set[int] = set()
+    records = _gzip_records(file, piece, account, torn) if is_gzip else _plain_records(file, piece, account)
+    held: Document | None = None
+    for position, record in records:
+        yield from _settled(held, torn, account)
+        held = _page(record, f"{piece.url} at byte {position}", account, max_bytes)
+        if held is not None:
+            held.file_index, held.position = piece.file_index, position
+            held.metadata |= {"file": piece.name, "offset": position}
+    yield from _settled(held, torn, account)
+
+
+def _settled(document: Document | None, torn: set[int], account: Account) -> Iterator[Document]:
+    """A document, unless its gzip member turned out to be damaged after its last byte."""
+    if document is not None and document.position not in torn:
+        account.documents += 1
+        yield document
 
 
 def _records(stream: Any) -> Iterator[Any]:
@@ -228,28 +241,45 @@ class _Place:
 
     last: int
     """Where the last record begins that was seen."""
+    number: int = -1
+    """Its number."""
     is_past: bool = False
     """True once a record begins after the piece."""
 
 
-def _gzip_records(file: BinaryIO, piece: Piece, account: Account) -> Iterator[tuple[int, Any]]:
-    """Records of a piece, each with a number unique in the file: its member's first byte, counted up."""
+def _gzip_records(
+    file: BinaryIO, piece: Piece, account: Account, torn: set[int]
+) -> Iterator[tuple[int, Any]]:
+    """Records of a piece, each with a number unique in the file: its member's first byte, counted up.
+
+    The number of a record whose member is found damaged later goes into ``torn``.
+    """
     offset = 0 if piece.start == 0 else find_member(file, piece.start)
+    told = -1
     while offset is not None and offset < piece.end:
         stream, place = GzipText(file, offset), _Place(last=-1)
+        fault = ""
         try:
             yield from _run_of_members(stream, piece.end, place)
         except (OSError, zlib.error) as error:
-            last = max(place.last, offset)
-            account.fault("damaged", f"{piece.url} after byte {last}", str(error))
-            offset = find_member(file, last + 1)
-            continue
-        if place.is_past or stream.garbage < 0:
-            if stream.is_cut_off and not place.is_past:
-                account.fault("cut_off", piece.url)
+            fault = str(error)
+            if stream.member == place.last:
+                torn.add(place.number)
+        last = max(place.last, offset)
+        if fault:
+            if stream.member != told:
+                account.fault("damaged", f"{piece.url} after byte {last}", fault)
+            told = stream.member  # it may be met again on the way to the next record
+        elif place.is_past:
             return
-        account.fault("garbage", f"{piece.url} at byte {stream.garbage}")
-        offset = find_member(file, stream.garbage + 1)
+        elif stream.is_cut_off:  # damaged lengths may also swallow what follows: look there
+            account.fault("cut_off", f"{piece.url} after byte {last}")
+        elif stream.garbage >= 0:
+            account.fault("garbage", f"{piece.url} at byte {stream.garbage}")
+            last = stream.garbage
+        else:
+            return
+        offset = find_member(file, last + 1)
 
 
 def _run_of_members(stream: GzipText, end: int, place: _Place) -> Iterator[tuple[int, Any]]:
@@ -260,8 +290,8 @@ def _run_of_members(stream: GzipText, end: int, place: _Place) -> Iterator[tuple
             place.is_past = True
             return
         index = index + 1 if member == place.last else 0
-        place.last = member
-        yield member + index, record
+        place.last, place.number = member, member + index
+        yield place.number, record
 
 
 def _plain_records(file: BinaryIO, piece: Piece, account: Account) -> Iterator[tuple[int, Any]]:
@@ -307,6 +337,8 @@ def _page(record: Any, where: str, account: Account, max_bytes: int) -> Document
     try:
         with _as_os_error():
             reason, payload = _payload(record, max_bytes)
+    except zlib.error:
+        return None  # the stream stays at the damage, where going on to the next record counts it
     except (OSError, ValueError) as error:
         account.fault("http", where, str(error))
         return None
