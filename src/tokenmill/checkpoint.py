@@ -185,6 +185,7 @@ class Checkpoint:
         self._sha256: dict[str, str] = index["files"]
         self._urls = {name: storage.join(folder, name) for name in self._sha256} | dict(files or {})
         self._tensors: dict[str, dict[str, Any]] = index["tensors"]
+        self._remote: tuple[str, dict[str, Tensor]] = ("", {})
         self.names = sorted(self._tensors)
         keys = ("step", "consumed_tokens", "model", "extra")
         self.state = State(**{key: index[key] for key in keys})
@@ -259,15 +260,21 @@ class Checkpoint:
         url = self._urls[file]
         try:
             if not storage.is_local(url):
-                return safetensors.torch.load(storage.read_bytes(url))[name][source]
+                return self._remote_file(url)[name][source]
             with safetensors.safe_open(str(storage.local_path(url)), framework="pt") as opened:
                 if not source:
                     return cast("Tensor", opened.get_tensor(name))
                 return cast("Tensor", opened.get_slice(name)[source])
-        except (safetensors.SafetensorError, FileNotFoundError, KeyError) as error:
+        except (safetensors.SafetensorError, InputError, FileNotFoundError, KeyError) as error:
             raise FormatError(
                 "a file of the checkpoint is damaged", where=url, got=str(error), fix="use an older step"
             ) from error
+
+    def _remote_file(self, url: str) -> dict[str, Tensor]:
+        """Tensors of a file that cannot be mapped; the last one is kept."""
+        if self._remote[0] != url:
+            self._remote = (url, safetensors.torch.load(storage.read_bytes(url)))
+        return self._remote[1]
 
 
 def _intersect(

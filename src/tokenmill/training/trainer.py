@@ -250,15 +250,13 @@ class _Run:
             model=asdict(data.model), config=asdict(config), tokenizer_sha256=data.tokenizer_sha256
         )
         self._progress = Progress(task.progress_url, identity, group, task.log)
-        self._since = time.monotonic()
-        self._steps_since = 0
+        self._steps_since, self._seconds_since = 0, 0.0
 
     def go(self) -> None:
         """Train up to the last step and hand over the outputs."""
         self._announce()
         state = self._progress.restore(self._learner)
         done = state.step if state else 0
-        self._since = time.monotonic()
         for step in range(done + 1, self._config.num_steps + 1):
             self._step(step)
         if self._task.rank == 0:
@@ -267,8 +265,10 @@ class _Run:
 
     def _step(self, step: int) -> None:
         config, is_last = self._config, step == self._config.num_steps
+        started = time.monotonic()
         result = self._learner.learn(step, stop=self._task.stop_requested())
         self._steps_since += 1
+        self._seconds_since += time.monotonic() - started
         heldout = None
         if is_last or step % config.heldout_every_steps == 0:
             heldout = self._learner.evaluate(self._data.heldout, config.heldout_sequences)
@@ -287,11 +287,9 @@ class _Run:
             consumed_tokens=step * self._config.tokens_per_step,
             keep=self._config.keep_checkpoints,
         )
-        self._since, self._steps_since = time.monotonic(), 0
 
     def _record(self, step: int, result: StepResult, heldout: float | None) -> None:
-        seconds = max(time.monotonic() - self._since, 1e-9)
-        speed = self._steps_since * self._config.tokens_per_step / seconds
+        speed = self._steps_since * self._config.tokens_per_step / max(self._seconds_since, 1e-9)
         per_rank = speed / self._world.mesh.world_size
         flops = per_rank * self._data.model.flops_per_token(self._config.seq_len)
         record: dict[str, Any] = {
@@ -307,7 +305,7 @@ class _Run:
             "mfu": model_flops_utilization(flops, self._peak),
             "peak_memory_bytes": peak_memory_bytes(self._world.device),
         }
-        self._since, self._steps_since = time.monotonic(), 0
+        self._steps_since, self._seconds_since = 0, 0.0
         if self._task.rank == 0:
             self._progress.metrics.append(record)
             self._task.log.info(line_for_people(record, self._config.num_steps))
