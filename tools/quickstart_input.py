@@ -36,7 +36,7 @@ NUM_FILES = 4
 """WARC files to write."""
 LARGEST_PAGE_BYTES = 600_000
 """Larger pages are generated references without prose."""
-NO_PROSE = {"genindex.html", "py-modindex.html", "search.html", "_modules", "_static"}
+NO_PROSE = {"genindex.html", "py-modindex.html", "search.html", "_modules", "_static", "_theme"}
 """Pages and folders of pages that hold no prose."""
 HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 """Endings of page files."""
@@ -44,7 +44,7 @@ PACKED = re.compile(r"\.(warc|warc\.gz|jsonl|jsonl\.gz|jsonl\.zst|json\.gz|json\
 """Endings of files that the recipe reads as they are."""
 UNCONDITIONED = 1_000_000
 """From this document number on the package repeats the questions for another scoring."""
-LAYOUT = 1
+LAYOUT = 2
 """Raised when this program makes other input from the same archives."""
 
 
