@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,24 @@ def test_missing_programs_are_named_with_the_command_to_type(
         install(accounting=True, allowed=False)
     assert "not installed: slurmctld, slurmd, sbatch, munged, slurmdbd, mariadbd" in str(caught.value)
     assert str(caught.value).endswith("libpmix2 mariadb-server munge slurm-wlm slurmdbd")
+
+
+def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        if port > 65535 - layout.PORTS_PER_CLUSTER:
+            pytest.skip(f"the system gave port {port}, too high for a block")
+        result = run("start", "--no-install", "--folder", str(tmp_path / "c"), "--port", str(port))
+    assert result.returncode == 1
+    if "not installed" in result.stderr:
+        pytest.skip("SLURM is not installed")
+    assert f"ports in use: tried 200 from each of [{port}]" in result.stderr
+
+
+def test_folders_begin_at_different_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HOME))
+    blocks = runpy.run_path(str(HOME / "start"))["port_blocks"]
+    assert len({blocks(Path(f"/tmp/{i}"))[0] for i in range(20)}) > 10
+    assert len(set(blocks(Path("/tmp/1")))) == len(blocks(Path("/tmp/1"))) == 50
