@@ -36,6 +36,23 @@ def run(
         return subprocess.CompletedProcess(command, 124, "", f"no answer within {seconds} s")
 
 
+def check_owner(folder: Path, *, root_may: bool) -> None:
+    """Leave other people's clusters alone.
+
+    Args:
+        folder: the cluster's folder.
+        root_may: whether root may do it for its owner.
+
+    Raises:
+        ClusterError: names the owner.
+    """
+    me = os.geteuid()
+    if folder.exists() and folder.stat().st_uid != me and not (root_may and me == 0):
+        raise ClusterError(
+            f"{folder} belongs to {folder.owner()}: do this as that user, or give another --folder"
+        )
+
+
 def wait_until(check: Callable[[], bool], seconds: float) -> bool:
     """Whether the check came true in time."""
     end = time.monotonic() + seconds

@@ -204,3 +204,12 @@ def test_folders_begin_at_different_ports(monkeypatch: pytest.MonkeyPatch) -> No
     blocks = runpy.run_path(str(HOME / "start"))["port_blocks"]
     assert len({blocks(Path(f"/tmp/{i}"))[0] for i in range(20)}) > 10
     assert len(set(blocks(Path("/tmp/1")))) == len(blocks(Path("/tmp/1"))) == 50
+
+
+def test_a_cluster_of_somebody_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = tmp_path.owner()
+    monkeypatch.setattr(daemons.os, "geteuid", lambda: 54321)
+    with pytest.raises(daemons.ClusterError, match=f"belongs to {owner}: do this as that user"):
+        daemons.check_owner(tmp_path, root_may=True)
+    monkeypatch.setattr(daemons.os, "geteuid", lambda: tmp_path.stat().st_uid)
+    daemons.check_owner(tmp_path, root_may=False)
