@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tokenmill.data.document import Document, DocumentWriter
+from tokenmill.data.document import Document, DocumentWriter, read_frames
 from tokenmill.data.readers import ReaderConfig, read_documents
 from tokenmill.data.warc import Account
 from tokenmill.errors import InputError
@@ -36,6 +36,16 @@ FILES = {
     "own.jsonl.zst": seekable(),
     "no_last_newline.jsonl": LINES[:-1],
 }
+
+
+def test_cuts_at_the_edges_of_frames(tmp_path: Path, whole: Whole, cut: Cut) -> None:
+    path = tmp_path / "own.jsonl.zst"
+    path.write_bytes(FILES[path.name])
+    [piece] = whole(path)
+    frames = read_frames(io.BytesIO(FILES[path.name]))
+    assert frames
+    pieces = cut(piece, [frame.start for frame in frames])
+    assert [document.id for document in read_documents(pieces)] == [str(i) for i in range(len(TEXTS))]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -192,6 +192,20 @@ def test_any_cut_gives_the_same_documents(
         assert [document.key for document in again] == keys
 
 
+def test_a_page_whose_checksum_is_wrong_is_not_kept(
+    tmp_path: Path, whole: Whole, record: Record, write_warc: Write
+) -> None:
+    """The checksum comes after the page has been read."""
+    body = random.Random(1).randbytes(200_000).hex().encode()
+    path = write_warc("a.warc.gz", *(record(f"http://{i}/", body) for i in range(3)))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3 - 6] ^= 255
+    path.write_bytes(data)
+    documents, account = read_all(whole(path))
+    assert [document.url for document in documents] == ["http://1/", "http://2/"]
+    assert (account.documents, account.broken) == (2, {"damaged": 1})
+
+
 def test_another_format_is_one_broken_file(tmp_path: Path, whole: Whole, cut: Cut) -> None:
     for data in (b"filedesc://x.arc 0.0.0.0 text/plain 200\n" * 50, b"\x89PNG" * 50):
         path = tmp_path / "a.warc.gz"

@@ -39,9 +39,13 @@ C4 = C4Quality(C4QualityConfig())
 FINEWEB = FineWebQuality(FineWebQualityConfig())
 NUMBERED = [f"Line {i} holds words of {'abcdefghij'[i % 10] * 5} kind." for i in range(30)]
 
+LONG_LINES = [f"Line {i} is longer than thirty characters of text" for i in range(25)]
+
 CASES: list[tuple[Filter, str, str | None]] = [
     (GOPHER, prose(10), None),
     (GOPHER, "", "too_few_words"),
+    (GOPHER, "The words of that town. " * 10, None),  # 50 words
+    (GOPHER, "The words of that town. " * 9 + "The words of that.", "too_few_words"),
     (GOPHER, "The word of it. " * 12, "too_few_words"),  # 48 words and 12 symbols
     (GOPHER, "The words of that. " * 13, None),
     (GOPHER, "a b c d of the " * 20, "words_too_short"),
@@ -76,6 +80,12 @@ CASES: list[tuple[Filter, str, str | None]] = [
     (C4, prose(6) + "\nif (x) { return now; } else.", "curly_bracket"),
     (FINEWEB, prose(10), None),
     (FINEWEB, " \n ", "empty"),
+    (FINEWEB, "\n".join(line + "." * (i < 3) for i, line in enumerate(LONG_LINES)), None),  # 3 of 25
+    (
+        FINEWEB,
+        "\n".join(line + "." * (i < 2) for i, line in enumerate(LONG_LINES)),
+        "too_few_punctuated_lines",
+    ),
     (FINEWEB, "\n".join(line.rstrip(".") for line in prose(10).split("\n")), "too_few_punctuated_lines"),
     (
         FINEWEB,
@@ -130,6 +140,8 @@ def test_c4_counts_dropped_lines() -> None:
     [
         ({"min_words": 3}, "The words of that house stand.", None),
         ({"max_words": 60}, prose(10), "too_many_words"),
+        ({"max_mean_word_length": 4}, "that have with " * 20, None),
+        ({"max_mean_word_length": 3.99}, "that have with " * 20, "words_too_long"),
         ({"min_stop_words": 1, "stop_words": ("kind",)}, prose(10), "too_few_stop_words"),
     ],
 )
