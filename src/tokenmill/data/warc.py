@@ -24,6 +24,7 @@ from tokenmill.executors.job import Piece
 _MAGIC = b"\x1f\x8b\x08"
 _RECORD = b"WARC/"
 _PROBE_BYTES, _PROBE_TEXT, _SCAN_BYTES = 4096, 16, 1 << 20
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a]")
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
@@ -403,7 +404,7 @@ def _undo(make_reader: Callable[[BinaryIO], Any], body: bytes, max_bytes: int) -
     try:
         return _read(make_reader(io.BytesIO(body)), max_bytes)
     except OSError:
-        if b"<" not in body[:1024]:
+        if b"<" not in body[:1024] or _BINARY.search(body[:1024]):
             raise
         return body
 
