@@ -10,10 +10,13 @@
     ├── VersionError       a worker or a file is of another version
     ├── SubmissionError    the scheduler refused a submission
     ├── JobError           a job ended without all its shards
-    └── GangError          ranks of one gang do not agree
+    ├── GangError          ranks of one gang do not agree
+    └── TrainingError      training cannot go on: a loss that is not finite
 
 A message says what happened, where, what was expected against what was found, and what to do next.
 """
+
+from typing import Any
 
 
 class TokenmillError(Exception):
@@ -34,9 +37,9 @@ class TokenmillError(Exception):
         parts = [("where", where), ("expected", expected), ("got", got), ("fix", fix)]
         super().__init__("\n".join([what, *(f"  {key}: {value}" for key, value in parts if value)]))
 
-    def __reduce__(self) -> tuple[object, tuple[str], dict[str, str]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Keep every field when the error crosses a process border."""
-        return type(self), (self.what,), dict(self.__dict__, args=self.args)  # type: ignore[return-value]
+        return type(self), (self.what,), dict(self.__dict__, args=self.args)
 
 
 class ConfigError(TokenmillError):
@@ -86,3 +89,7 @@ class JobError(TokenmillError):
 
 class GangError(TokenmillError):
     """The ranks of one gang do not agree."""
+
+
+class TrainingError(TokenmillError):
+    """Training cannot go on."""

@@ -115,7 +115,10 @@ class TestRealSlurm:
         self, recipe: Recipe, tmp_path: Path
     ) -> None:
         def notice(pids: list[int]) -> None:
-            subprocess.run(["scancel", "--me", "--signal=USR1", "--state=RUNNING"], check=True)
+            receipt = next((tmp_path / "run").glob("jobs/train-*/submissions/*/receipt0.json"))
+            subprocess.run(
+                ["scancel", "--signal=USR1", storage.read_json(str(receipt))["job_id"]], check=True
+            )
 
         assert check(SlurmExecutor(lab_site()), recipe, tmp_path, notice) == ["stopped", "done"]
 

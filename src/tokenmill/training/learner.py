@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenmill.errors import TokenmillError
+from tokenmill.errors import TrainingError
 from tokenmill.kernels.cross_entropy import cross_entropy
 from tokenmill.models.transformer import Transformer
 from tokenmill.parallel.collectives import Group, all_reduce
@@ -90,7 +90,7 @@ class Learner:
             stop: this rank was asked to stop; told to the others.
 
         Raises:
-            TokenmillError: the loss or the gradient is not finite; the parameters are untouched.
+            TrainingError: the loss or the gradient is not finite; the parameters are untouched.
             GangError: a rank is gone.
         """
         batches = self._batches(step)
@@ -171,8 +171,8 @@ class Learner:
         return norm
 
 
-def _not_finite(what: str, where: str) -> TokenmillError:
-    return TokenmillError(
+def _not_finite(what: str, where: str) -> TrainingError:
+    return TrainingError(
         f"{what} is not finite",
         where=where,
         expected="a finite number",

@@ -151,7 +151,7 @@ def run(config: TrainerConfig, task: Task) -> None:
         GangError: a rank did not come or is gone.
         IdentityError: the folder holds checkpoints of another run.
         TaskStopped: the end was announced; a checkpoint is saved.
-        TokenmillError: the loss is not finite.
+        TrainingError: the loss is not finite.
     """
     train(config, task)
 
