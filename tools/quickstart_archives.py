@@ -94,7 +94,7 @@ def _download(archive: Archive, scratch: Path) -> None:
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if "DO NOT MATCH THE HASHES" in done.stderr:
         got = next((line for line in reversed(lines) if line.startswith("Got")), "another checksum")
-        raise _failure(archive, "has a wrong checksum", got, expected=archive.sha256)
+        raise _failure(archive, "has a wrong checksum", got.removeprefix("Got").strip(), archive.sha256)
     errors = [line for line in lines if line.startswith("ERROR")] or lines or [f"exit code {done.returncode}"]
     raise _failure(archive, "could not be downloaded", errors[0])
 

@@ -49,19 +49,19 @@ def tell(options: argparse.Namespace, root: Path, started: float) -> int:
         command = recipe_command(options, root, prepared)
         print(f"$ {shlex.join(command)}", flush=True)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        report = storage.join(options.run_dir, "report.json")
-        if done.returncode == 0:
-            show(storage.read_json(report), Console(highlight=False))
+        if done.returncode:
+            print(done.stdout, end="")
+            return done.returncode
+        show(storage.read_json(storage.join(options.run_dir, "report.json")), Console(highlight=False))
     except TokenmillError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run tools/quickstart again to go on", file=sys.stderr)
         return 130
-    if storage.exists(report):
-        page = storage.join(options.run_dir, "report.html")
-        print(f"\nreport  {page}  ({time.time() - started:.0f} s in all)")
-    return done.returncode
+    page = storage.join(options.run_dir, "report.html")
+    print(f"\nreport  {page}  ({time.time() - started:.0f} s in all)")
+    return 0
 
 
 def recipe_command(options: argparse.Namespace, root: Path, prepared: Prepared) -> list[str]:
@@ -73,6 +73,7 @@ def recipe_command(options: argparse.Namespace, root: Path, prepared: Prepared) 
         values.append(f"jobs.extract.config.blocks={LANGUAGE_ALONE}")
     if options.steps is not None:
         values.append(f"jobs.train.config.num_steps={options.steps}")
+        values.append(f"jobs.train.config.schedule.warmup_steps={options.steps // 20}")  # as in the recipe
     command = [os.path.relpath(inside), "run", str(root / RECIPE), "--run-dir", options.run_dir]
     command += ["--executor", options.executor]
     if options.site:
@@ -138,4 +139,4 @@ def _show_table(figure: Mapping[str, Any], columns: Sequence[str], console: Cons
         table.add_column(figure["columns"][index], justify="left" if index == 0 else "right", no_wrap=True)
     for row in figure["rows"]:
         table.add_row(*(str(row[index]) for index in wanted))
-    console.print(Padding(table, (0, 2)))
+    console.print(Padding.indent(table, 2))

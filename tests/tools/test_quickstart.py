@@ -93,7 +93,11 @@ def test_options_become_one_command(launcher, story, prepared):
     sets = command[10::2]
     assert set(command[9::2]) == {"--set"}
     assert sets[0] == 'inputs.crawl=["/c/é 1"]'
-    assert sets[-2:] == ["jobs.train.config.num_steps=5", "inputs.items=x"]
+    assert sets[3:] == [
+        "jobs.train.config.num_steps=5",
+        "jobs.train.config.schedule.warmup_steps=0",
+        "inputs.items=x",
+    ]
 
 
 def test_texts_are_not_extracted(launcher, story, prepared):
@@ -173,11 +177,21 @@ def test_an_error_is_one_block(story, launcher, capsys, tmp_path, monkeypatch):
     assert "Traceback" not in error
 
 
-def test_a_failed_run_passes_its_exit_code_on(story, launcher, prepared, monkeypatch, tmp_path, capsys):
+def test_a_failed_run_passes_its_words_and_its_exit_code_on(
+    story, launcher, prepared, monkeypatch, tmp_path, capsys
+):
+    done = type("Done", (), {"returncode": 7, "stdout": "extract failed\n"})
     monkeypatch.setattr(story, "prepare", lambda *_: prepared("/c/pages"))
-    monkeypatch.setattr(story.subprocess, "run", lambda *_, **__: type("Done", (), {"returncode": 7}))
-    options = launcher.parse(["--run-dir", str(tmp_path)])
-    assert story.tell(options, TOOLS.parent, 0.0) == 7
-    (tmp_path / "report.json").write_text(json.dumps({}))
-    assert story.tell(options, TOOLS.parent, 0.0) == 7
-    assert "report.html" in capsys.readouterr().out
+    monkeypatch.setattr(story.subprocess, "run", lambda *_, **__: done)
+    (tmp_path / "report.json").write_text("of an older run")
+    assert story.tell(launcher.parse(["--run-dir", str(tmp_path)]), TOOLS.parent, 0.0) == 7
+    assert capsys.readouterr().out.endswith("extract failed\n")
+
+
+def test_a_complete_run_ends_with_its_report(story, launcher, prepared, monkeypatch, tmp_path, capsys):
+    done = type("Done", (), {"returncode": 0, "stdout": ""})
+    monkeypatch.setattr(story, "prepare", lambda *_: prepared("/c/pages"))
+    monkeypatch.setattr(story.subprocess, "run", lambda *_, **__: done)
+    (tmp_path / "report.json").write_text(json.dumps(REPORT))
+    assert story.tell(launcher.parse(["--run-dir", str(tmp_path)]), TOOLS.parent, 0.0) == 0
+    assert f"report  {tmp_path}/report.html" in capsys.readouterr().out.splitlines()[-1]
