@@ -147,6 +147,8 @@ def _work_gang(folder: JobFolder, place: Place, stop: Stop) -> int:
     if shard.index in folder.done():
         folder.publish_manifest()
         return EXIT_DONE
+    if place.rank == 0:  # nobody competes for the shard; the lease shows that it is worked on
+        folder.lease(place.launch, shard.index, {"task": 0, "pid": os.getpid()})
     outcome = run_attempt(folder, shard, place, stop.requested)
     _log.info("rank %d: %s", place.rank, outcome)
     if outcome == "error":
