@@ -42,6 +42,7 @@ def lines_of(task: Task, name: str) -> list[str]:
 def upper(config: UpperConfig, task: Task) -> None:
     """Write every line in capitals."""
     lines = lines_of(task, "lines")
+    task.tell(f"shard {task.shard.index} of {task.num_shards}")
     time.sleep(config.seconds)
     with task.output(f"lines/{task.shard_name}.jsonl") as file:
         for line in lines:

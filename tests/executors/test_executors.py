@@ -15,8 +15,10 @@ import pytest
 from entries import HERE, lab_site, make_recipe
 
 from tokenmill.errors import ConfigError, IdentityError, InputError, JobError
+from tokenmill.executors.attempt import Place
 from tokenmill.executors.cancel import cancel
 from tokenmill.executors.driver import run_recipe
+from tokenmill.executors.graph import lay_out
 from tokenmill.executors.job import Job, Recipe, Resources
 from tokenmill.executors.launch import Executor
 from tokenmill.executors.ledger import JobFolder
@@ -24,6 +26,7 @@ from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.processes import ProcessesExecutor
 from tokenmill.executors.slurm import SlurmExecutor
 from tokenmill.executors.status import recipe_status
+from tokenmill.executors.worker import EXIT_DONE, EXIT_STOPPED, Stop, work
 
 
 def outputs(run: Path) -> dict[str, str]:
@@ -328,3 +331,47 @@ def test_one_job_is_cancelled_and_the_driver_goes_on_with_the_others(
     assert states == {"upper": "cancelled", "count": "waiting", "gang": "waiting", "other": "complete"}
     run_recipe(recipe, str(run), ProcessesExecutor(2))
     assert {status.state for status in recipe_status(str(run))} == {"complete"}
+
+
+def test_a_task_whose_time_is_over_leaves_the_rest_to_the_next_launch(
+    text_folder: Path, tmp_path: Path
+) -> None:
+    recipe = make_recipe(text_folder, shards=6)
+    nodes = lay_out(recipe, str(tmp_path))
+    folder = nodes["upper"].folder
+    folder.write_job(nodes["upper"].job, nodes["upper"].identity, nodes["upper"].sources)
+    over = Stop()
+    over.request()
+    assert work(folder, Place(launch="one"), over) == EXIT_STOPPED
+    assert work(folder, Place(launch="two"), Stop(seconds=60, margin=61)) == EXIT_STOPPED
+    assert folder.done() == set()
+    assert folder.attempts() == []
+    assert work(folder, Place(launch="three"), Stop(seconds=60, margin=1)) == EXIT_DONE
+    assert folder.done() == set(range(6))
+    assert folder.manifest() is not None
+
+
+def test_tasks_share_the_shards_of_a_launch(text_folder: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(text_folder, shards=6)
+    nodes = lay_out(recipe, str(tmp_path))
+    folder = nodes["upper"].folder
+    folder.write_job(nodes["upper"].job, nodes["upper"].identity, nodes["upper"].sources)
+    assert folder.lease("one", 2, {})  # taken by a task that died: this launch leaves it alone
+    assert work(folder, Place(launch="one"), Stop()) == EXIT_DONE
+    assert folder.done() == {0, 1, 3, 4, 5}
+    assert folder.manifest() is None
+    assert work(folder, Place(launch="two"), Stop()) == EXIT_DONE
+    assert folder.manifest() is not None
+
+
+def test_people_hear_how_far_an_attempt_is(text_folder: Path, tmp_path: Path) -> None:
+    heard: list[str] = []
+    recipe = make_recipe(text_folder, shards=4, seconds=0.2)
+    run_recipe(
+        recipe,
+        str(tmp_path / "run"),
+        ProcessesExecutor(1),
+        on_change=lambda statuses: heard.extend(status.message for status in statuses),
+    )
+    assert "shard 3 of 4" in heard
+    assert all(status.message == "" for status in recipe_status(str(tmp_path / "run")))

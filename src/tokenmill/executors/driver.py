@@ -24,6 +24,7 @@ from tokenmill.errors import ConfigError, IdentityError, JobError
 from tokenmill.executors.graph import Node, lay_out, write_run
 from tokenmill.executors.job import Recipe
 from tokenmill.executors.launch import Executor, Launch, launches_of, new_token
+from tokenmill.executors.plan import remaining
 from tokenmill.executors.status import JobStatus, driver_of, job_status, start_time
 
 _log = logging.getLogger("tokenmill.driver")
@@ -141,7 +142,9 @@ class Driver:
                 node.folder.ensure_plan()
             return max(1, node.job.resources.tasks)
         if all(parent in self._complete for parent in node.parents):
-            left = len(node.folder.ensure_plan()) - len(node.folder.done())
+            folder = node.folder
+            done, quarantined = folder.done(), set(folder.quarantined())
+            left = len(remaining(folder.ensure_plan(), done=done, quarantined=quarantined))
         else:  # the plan is made when the parents are complete; tasks without a shard end at once
             left = node.folder.num_shards() or node.job.resources.tasks or 1
         wanted = min(left, node.job.resources.tasks) if node.job.resources.tasks else left

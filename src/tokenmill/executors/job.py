@@ -283,6 +283,12 @@ class Task:
             }
         )
 
+    def tell(self, text: str) -> None:
+        """Show people, in one line, how far this attempt is; of a gang rank 0 speaks."""
+        if self.rank == 0:
+            value = {"shard": self.shard.index, "text": text}
+            storage.write_atomic(storage.join(self.job_url, "now.json"), storage.dump_json(value))
+
     def publish(self, key: str, value: Mapping[str, Any]) -> None:
         """Tell the other ranks of this attempt a small value."""
         storage.publish_once(self._exchange_url(key), storage.dump_json(dict(value)))

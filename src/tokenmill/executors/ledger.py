@@ -11,6 +11,7 @@
       done/                commit records: the first attempt to publish one wins
       quarantine/          shards that failed too often
       progress/            checkpoints of a gang, shared by its attempts
+      now.json             what a running attempt says of itself, for people
       manifest.json        published when every shard is done; what the next job reads
 
 Scheduler ids, states and exit codes are hints. A shard is done when its commit record exists, whatever a

@@ -7,7 +7,7 @@ a file border are moved onto it.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from tokenmill.errors import InputError
@@ -65,6 +65,21 @@ def make_plan(job: Job, inputs: Mapping[str, Sequence[InputFile]]) -> list[Shard
         )
     parts = cut(inputs[over], job.sharding.target_bytes, split_files=job.sharding.split_files)
     return [Shard(index=index, inputs={**whole, over: part}) for index, part in enumerate(parts)]
+
+
+def remaining(
+    shards: Sequence[Shard], *, done: Set[int], quarantined: Set[int], live: Set[int] = frozenset()
+) -> list[Shard]:
+    """What is left to do: the plan minus done, minus quarantined, minus live.
+
+    All of resuming is this function on what the ledger holds.
+
+    >>> shards = [Shard(index=index, inputs={}) for index in range(5)]
+    >>> [shard.index for shard in remaining(shards, done={0, 3}, quarantined={1}, live={4})]
+    [2]
+    """
+    taken = done | quarantined | live
+    return [shard for shard in shards if shard.index not in taken]
 
 
 def cut(files: Sequence[InputFile], target_bytes: int, *, split_files: bool) -> list[tuple[Piece, ...]]:

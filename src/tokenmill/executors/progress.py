@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from tokenmill.executors.status import JobStatus
 
+_WORDS_SECONDS = 30.0
+"""Seconds between two lines with a job's own words."""
 Show = Callable[[Sequence[JobStatus]], None]
 
 
@@ -41,6 +43,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._shown: dict[str, tuple[str, int]] = {}
+        self._heard: dict[str, float] = {}
 
     def __call__(self, statuses: Sequence[JobStatus]) -> None:
         for status in statuses:
@@ -49,8 +52,21 @@ class _Lines:
             if self._shown.get(status.name, ("waiting", 0)) != news:
                 self._shown[status.name] = news
                 failed = f", {status.failed} failed" if status.failed else ""
-                line = f"{status.name}: {news[0]} {shards_done(status)}{failed}"
-                print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
+                _print(f"{status.name}: {news[0]} {shards_done(status)}{failed}")
+            elif status.state == "running" and status.message and self._may_speak(status.name):
+                _print(f"{status.name}: {status.message}")
+
+    def _may_speak(self, name: str) -> bool:
+        """True once in a while, so that a job's own words do not flood the log."""
+        now = time.monotonic()
+        if now - self._heard.setdefault(name, now) < _WORDS_SECONDS:
+            return False
+        self._heard[name] = now
+        return True
+
+
+def _print(line: str) -> None:
+    print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -61,17 +77,19 @@ def _bars() -> Iterator[Show]:
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     rows: dict[str, TaskID] = {}
 
     def show(statuses: Sequence[JobStatus]) -> None:
         for status in statuses:
             if status.name not in rows:
-                rows[status.name] = bars.add_task(status.name, start=False, total=None, state="")
+                rows[status.name] = bars.add_task(status.name, start=False, total=None, state="", note="")
             row, state = rows[status.name], _state(status)
             if state == "running":
                 bars.start_task(row)
-            bars.update(row, total=status.num_shards, completed=status.done, state=state)
+            note = status.message if state == "running" else ""
+            bars.update(row, total=status.num_shards, completed=status.done, state=state, note=note)
             if state in ("complete", "failed", "cancelled"):
                 bars.stop_task(row)
 

@@ -43,7 +43,7 @@ class JobStatus:
     seconds: float = 0.0
     """Task seconds spent in committed attempts."""
     message: str = ""
-    """Why the job failed."""
+    """Why the job failed, or what a running attempt says of itself."""
 
 
 def read_run(run_url: str) -> dict[str, Any]:
@@ -128,6 +128,8 @@ def job_status(folder: JobFolder, *, driven: bool = True) -> JobStatus:
     elif leased:
         state = "running"
     message = "; ".join(f"shard {shard}: {reason}" for shard, reason in sorted(quarantined.items())[:3])
+    if state == "running":
+        message = _words(folder, leased)
     return JobStatus(
         name=name,
         state=state,
@@ -138,6 +140,13 @@ def job_status(folder: JobFolder, *, driven: bool = True) -> JobStatus:
         folder=folder.url,
         message=message,
     )
+
+
+def _words(folder: JobFolder, leased: set[int]) -> str:
+    """What the attempt that spoke last said, if its shard is still worked on."""
+    url = folder.at("now.json")
+    said = storage.read_json(url) if storage.exists(url) else {"shard": -1}
+    return str(said["text"]) if said["shard"] in leased else ""
 
 
 def _leased_newest(folder: JobFolder, driven: bool) -> set[int]:

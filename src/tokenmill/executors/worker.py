@@ -18,6 +18,7 @@ from tokenmill.errors import GangError, TokenmillError, VersionError
 from tokenmill.executors.attempt import Place, run_attempt, shard_of
 from tokenmill.executors.job import Shard
 from tokenmill.executors.ledger import JobFolder
+from tokenmill.executors.plan import remaining
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -91,11 +92,10 @@ def work(folder: JobFolder, place: Place, stop: Stop) -> int:
 def _take(folder: JobFolder, shards: Sequence[Shard], place: Place, stop: Stop) -> list[Shard]:
     """Lease and try shards one after the other; returns those that failed."""
     failed: list[Shard] = []
-    done, quarantined = folder.done(), folder.quarantined()
+    live = folder.leased(place.launch)
+    left = remaining(shards, done=folder.done(), quarantined=set(folder.quarantined()), live=live)
     seconds: list[float] = []
-    for shard in shards:
-        if shard.index in done or shard.index in quarantined:
-            continue
+    for shard in left:
         if not stop.leaves(sum(seconds) / len(seconds) if seconds else 0.0):
             break
         if not folder.lease(place.launch, shard.index, {"task": place.index, "pid": os.getpid()}):

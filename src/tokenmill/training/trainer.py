@@ -309,6 +309,7 @@ class _Run:
         if self._task.rank == 0:
             self._progress.metrics.append(record)
             self._task.log.info(line_for_people(record, self._config.num_steps))
+            self._task.tell(f"step {step} of {self._config.num_steps}, loss {record['loss']:.3f}")
             if heldout is not None:
                 self._task.log.info("step %d: held-out loss %.4f", step, heldout)
             numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
