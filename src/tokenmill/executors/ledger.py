@@ -20,7 +20,7 @@ scheduler says.
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -311,22 +311,26 @@ class JobFolder:
         num_shards = self.num_shards()
         if num_shards is None or len(self.done()) < num_shards:
             return False
-        commits = list(self.commits())
-        storage.publish_once(
-            self.at("manifest.json"), storage.dump_json(merge_commits(self.record, commits), indent=1)
-        )
+        manifest = merge_commits(self.record, self.commits())
+        storage.publish_once(self.at("manifest.json"), storage.dump_json(manifest, indent=1))
         return True
 
 
-def merge_commits(record: Mapping[str, Any], commits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merge_commits(record: Mapping[str, Any], commits: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Manifest of a job: outputs by logical name, counters and figures merged in order of shards.
+
+    Commits are read one after the other and not kept: a job may have a hundred thousand.
 
     Raises:
         StorageError: two shards wrote the same logical name.
     """
-    counters, report = Counters(), Report()
+    counters, times, report = Counters(), Counters(), Report()
     outputs: list[dict[str, Any]] = []
+    num_shards = 0
     for commit in commits:
+        num_shards += 1
+        times.merge({"seconds": commit["seconds"], "cpu_seconds": commit["cpu_seconds"]})
+        times.merge({"started_min": commit["started"], "ended_max": commit["ended"]})
         outputs.extend(commit["outputs"])
         counters.merge(commit["counters"])
         report.merge(commit["figures"])
@@ -344,14 +348,14 @@ def merge_commits(record: Mapping[str, Any], commits: Sequence[Mapping[str, Any]
         "tokenmill": record["tokenmill"],
         "identity": record["identity"],
         "name": record["job"]["name"],
-        "num_shards": len(commits),
+        "num_shards": num_shards,
         "outputs": outputs,
         "counters": counters.values,
         "figures": report.figures,
-        "seconds": sum(commit["seconds"] for commit in commits),
-        "cpu_seconds": sum(commit["cpu_seconds"] for commit in commits),
-        "started": min((commit["started"] for commit in commits), default=0.0),
-        "ended": max((commit["ended"] for commit in commits), default=0.0),
+        "seconds": times.values.get("seconds", 0.0),
+        "cpu_seconds": times.values.get("cpu_seconds", 0.0),
+        "started": times.values.get("started_min", 0.0),
+        "ended": times.values.get("ended_max", 0.0),
     }
 
 
