@@ -140,7 +140,7 @@ def test_plan_shows_the_batch_scripts(world, tmp_path, monkeypatch):
         (["--executor", "slurm"], ["the slurm executor needs a site"]),
         (["--executor", "slurm", "--site", "locl_cluster"], ["unknown site", "'local_cluster'"]),
         (["--executor", "local", "--site", "example"], ["only the slurm executor has a site"]),
-        (["--executor", "local", "--workers", "2"], ["only the processes executor has workers"]),
+        (["--executor", "local", "--workers", "2"], ["only the processes and mpi executors have workers"]),
         (["--executor", "local", "--detach"], ["only the slurm executor can be left alone"]),
         (["--set", "jobs.split.config.least_leters=2"], ["unknown key", "did you mean 'least_letters'"]),
         (["--set", "jobs.split.config.least_letters=viele"], ["expected: a valid integer", "'viele' (str)"]),

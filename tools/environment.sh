@@ -51,6 +51,6 @@ echo "making .venv with $("$python" -V) from constraints.txt; this takes minutes
 .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
 rm -f .venv/made_from
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    -c constraints.txt -e '.[data,train,s3,dev]' ||
+    -c constraints.txt -e '.[data,train,s3,mpi,dev]' ||
     fail "pip failed: see above; without network, point PIP_INDEX_URL or PIP_FIND_LINKS at a mirror"
 printf '%s\n' "$wanted" >.venv/made_from

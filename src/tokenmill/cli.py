@@ -41,6 +41,7 @@ from tokenmill.executors.job import Recipe
 from tokenmill.executors.launch import Executor, launches_of
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
+from tokenmill.executors.mpi import MpiExecutor
 from tokenmill.executors.preview import JobPreview, preview_recipe
 from tokenmill.executors.processes import ProcessesExecutor
 from tokenmill.executors.progress import progress, shards_done
@@ -48,7 +49,7 @@ from tokenmill.executors.site import Site
 from tokenmill.executors.slurm import SlurmExecutor, check_programs
 from tokenmill.executors.status import JobStatus, driver_of, read_run, recipe_status
 
-_EXECUTORS = ("local", "processes", "slurm")
+_EXECUTORS = ("local", "processes", "mpi", "slurm")
 _WATCH_SECONDS = 2.0
 _COLOURS = {"complete": "green", "failed": "red", "cancelled": "red", "running": "blue"}
 
@@ -83,7 +84,7 @@ class Placement:
     ] = ""
     workers: Annotated[
         int,
-        typer.Option("--workers", min=0, help="Most processes of the processes executor; 0: one per core."),
+        typer.Option("--workers", min=0, help="Most processes or MPI ranks at a time; 0: one per core."),
     ] = 0
 
 
@@ -183,21 +184,26 @@ def make_executor(placement: Placement, *, only_look: bool = False) -> Executor:
 
     Raises:
         ConfigError: unknown executor or site, or an option that the executor does not have.
-        SubmissionError: the slurm executor without SLURM's programs.
+        SubmissionError: the slurm executor without SLURM's programs, or mpi without an MPI library.
+        MissingExtraError: the mpi executor without mpi4py.
     """
     name = placement.executor or "processes"
     if name not in _EXECUTORS:
         raise config.unknown("executor", name, _EXECUTORS, "--executor")
     if placement.site and name != "slurm":
         raise ConfigError("only the slurm executor has a site", where="--site", got=f"--executor {name}")
-    if placement.workers and name != "processes":
+    if placement.workers and name not in ("processes", "mpi"):
         raise ConfigError(
-            "only the processes executor has workers", where="--workers", got=f"--executor {name}"
+            "only the processes and mpi executors have workers", where="--workers", got=f"--executor {name}"
         )
     if name == "local":
         return LocalExecutor()
     if name == "processes":
         return ProcessesExecutor(placement.workers or len(os.sched_getaffinity(0)))
+    if name == "mpi":
+        mpi = MpiExecutor(placement.workers)
+        mpi.check()
+        return mpi
     if not placement.site:
         raise ConfigError("the slurm executor needs a site", where="--site", fix="--site SITE; see slurm/")
     site = recipes.load_site(placement.site)

@@ -1,5 +1,7 @@
 """A small recipe, its input, and site values for tests of the executors."""
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,3 +21,16 @@ def text_folder(tmp_path: Path) -> Path:
         lines = "".join(f"line {number} {place:03d}\n" for place in range(200))
         (folder / f"{number}.jsonl").write_text(lines)
     return folder
+
+
+@pytest.fixture
+def mpi(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPI, whose ranks import the test entries; skips the test where it is missing."""
+    pytest.importorskip("mpi4py", reason="no mpi4py: pip install 'tokenmill[mpi]'")
+    beside = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
+    if beside is None and shutil.which("mpiexec") is None:
+        pytest.skip("no mpiexec: pip install 'tokenmill[mpi]'")
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)

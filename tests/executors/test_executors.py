@@ -23,6 +23,7 @@ from tokenmill.executors.job import Job, Recipe, Resources
 from tokenmill.executors.launch import Executor
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
+from tokenmill.executors.mpi import MpiExecutor
 from tokenmill.executors.processes import ProcessesExecutor
 from tokenmill.executors.slurm import SlurmExecutor
 from tokenmill.executors.status import recipe_status
@@ -133,6 +134,13 @@ class TestProcesses(Contract):
     @pytest.fixture
     def executor(self) -> Executor:
         return ProcessesExecutor(2)
+
+
+@pytest.mark.usefixtures("mpi")
+class TestMpi(Contract):
+    @pytest.fixture
+    def executor(self) -> Executor:
+        return MpiExecutor(3)
 
 
 class TestFakeSlurm(Contract):

@@ -49,7 +49,7 @@ def installs(checkout: Path) -> list[str]:
 def test_it_installs_once_and_again_when_the_pins_change(checkout: Path) -> None:
     assert run(checkout)[0] == 0
     assert len(installs(checkout)) == 1
-    assert installs(checkout)[0].endswith("-c constraints.txt -e .[data,train,s3,dev]")
+    assert installs(checkout)[0].endswith("-c constraints.txt -e .[data,train,s3,mpi,dev]")
     assert run(checkout) == (0, "")
     assert len(installs(checkout)) == 1
     with (checkout / "constraints.txt").open("a") as stream:

@@ -4,13 +4,14 @@ The same code runs in every executor. Only this module reads the environment.
 """
 
 import argparse
+import functools
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 import tokenmill
@@ -70,8 +71,14 @@ def check_version(folder: JobFolder) -> None:
         )
 
 
-def work(folder: JobFolder, place: Place, stop: Stop) -> int:
+def work(folder: JobFolder, place: Place, stop: Stop, take: Callable[[], Shard | None] | None = None) -> int:
     """Take shards until none is left; returns an exit code.
+
+    Args:
+        folder: the job's folder.
+        place: where this task stands.
+        stop: whether the end was announced.
+        take: gives the next shard, or None; by default tasks agree by leases in files.
 
     Raises:
         TokenmillError: the job cannot be worked on at all.
@@ -79,8 +86,7 @@ def work(folder: JobFolder, place: Place, stop: Stop) -> int:
     check_version(folder)
     if place.world_size > 1 or folder.job.layout == "gang":
         return _work_gang(folder, place, stop)
-    shards = folder.ensure_plan()
-    failed = _take(folder, _rotated(shards, place), place, stop)
+    failed = _take(folder, take or functools.partial(next, _leases(folder, place), None), place, stop)
     limit = folder.job.resources.max_attempts
     while failed and not stop.requested():
         failed = [shard for shard in failed if folder.failures(shard.index) < limit]
@@ -89,17 +95,20 @@ def work(folder: JobFolder, place: Place, stop: Stop) -> int:
     return _exit_code(folder, stop)
 
 
-def _take(folder: JobFolder, shards: Sequence[Shard], place: Place, stop: Stop) -> list[Shard]:
-    """Lease and try shards one after the other; returns those that failed."""
-    failed: list[Shard] = []
+def _leases(folder: JobFolder, place: Place) -> Iterator[Shard]:
+    """Shards that this task could lease; the next one is leased when it is asked for."""
+    shards = _rotated(folder.ensure_plan(), place)
     live = folder.leased(place.launch)
-    left = remaining(shards, done=folder.done(), quarantined=set(folder.quarantined()), live=live)
+    for shard in remaining(shards, done=folder.done(), quarantined=set(folder.quarantined()), live=live):
+        if folder.lease(place.launch, shard.index, {"task": place.index, "pid": os.getpid()}):
+            yield shard
+
+
+def _take(folder: JobFolder, take: Callable[[], Shard | None], place: Place, stop: Stop) -> list[Shard]:
+    """Take and try shards one after the other; returns those that failed."""
+    failed: list[Shard] = []
     seconds: list[float] = []
-    for shard in left:
-        if not stop.leaves(sum(seconds) / len(seconds) if seconds else 0.0):
-            break
-        if not folder.lease(place.launch, shard.index, {"task": place.index, "pid": os.getpid()}):
-            continue
+    while stop.leaves(sum(seconds) / len(seconds) if seconds else 0.0) and (shard := take()) is not None:
         started = time.monotonic()
         outcome = run_attempt(folder, shard, place, stop.requested)
         seconds.append(time.monotonic() - started)
@@ -205,6 +214,11 @@ def slurm_place(launch: str, first_task: int, num_tasks: int) -> Place:
             got=f"{error} is not set",
             fix="start workers through sbatch and srun, as the scripts in submissions/ do",
         ) from error
+
+
+def allocated_tasks() -> int:
+    """Tasks of the SLURM allocation that this process runs in; 0 outside of one."""
+    return int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_JOB_ID" in os.environ else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
