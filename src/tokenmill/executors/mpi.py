@@ -338,15 +338,9 @@ class World:
         Raises:
             GangError: not all ranks are there, or rank 0 could not hand out from a thread.
         """
-        check_world(wanted, self._comm.allgather(self.rank), self._comm.allreduce(1), self.library, where)
-        if self._mpi.Query_thread() < self._mpi.THREAD_MULTIPLE:
-            raise GangError(
-                "this MPI library cannot be called from threads",
-                where=where,
-                expected="MPI_THREAD_MULTIPLE",
-                got=self.library,
-                fix="use an MPI library built with threads; pip install 'tokenmill[mpi]' brings one",
-            )
+        threads = self._mpi.Query_thread() >= self._mpi.THREAD_MULTIPLE
+        ranks, total = self._comm.allgather(self.rank), self._comm.allreduce(1)
+        check_world(wanted, ranks, total, threads=threads, library=self.library, where=where)
 
     def ask(self) -> int | None:
         """The next shard, from rank 0; None if none is left.
@@ -393,19 +387,30 @@ class World:
             time.sleep(_POLL_SECONDS)
 
 
-def check_world(wanted: int, ranks: Sequence[int], total: int, library: str, where: str) -> None:
+def check_world(
+    wanted: int, ranks: Sequence[int], total: int, *, threads: bool, library: str, where: str
+) -> None:
     """Refuse a world that is not the one that was asked for.
 
     Args:
         wanted: ranks that were asked for.
         ranks: rank of every member, as gathered from all.
         total: sum of 1 over all members, as reduced by all.
+        threads: several threads may call MPI.
         library: the MPI library.
         where: job and launch.
 
     Raises:
-        GangError: some are missing, or two have the same rank.
+        GangError: some are missing, two have the same rank, or rank 0 could not hand out from a thread.
     """
+    if not threads:
+        raise GangError(
+            "this MPI library cannot be called from threads",
+            where=where,
+            expected="MPI_THREAD_MULTIPLE",
+            got=library,
+            fix="use an MPI library built with threads; pip install 'tokenmill[mpi]' brings one",
+        )
     if sorted(ranks) == list(range(wanted)) and total == wanted:
         return
     alone = len(ranks) == 1 and wanted > 1
@@ -514,8 +519,6 @@ def run_rank(launch: Launch, *, end_with_stdin: bool) -> int:
     world = World()
     for signum in (signal.SIGTERM, signal.SIGUSR1):  # MPI may have set handlers of its own
         signal.signal(signum, stop.request)
-    if end_with_stdin and world.rank == 0:
-        threading.Thread(target=_end_with_stdin, name="end-with-stdin", daemon=True).start()
     _print_to(launch, world.rank)
     log_to_stdout()
     where = f"job {launch.folder.job.name}, launch {launch.token}"
@@ -525,6 +528,8 @@ def run_rank(launch: Launch, *, end_with_stdin: bool) -> int:
         fields = {key: getattr(error, key) for key in ("what", "where", "expected", "got", "fix")}
         storage.write_atomic(storage.join(launch.url, _REFUSED), storage.dump_json(fields))
         raise
+    if end_with_stdin and world.rank == 0:  # only now: in a broken world all are rank 0, most without input
+        threading.Thread(target=_end_with_stdin, name="end-with-stdin", daemon=True).start()
     if world.rank == 0:
         started = {"world_size": world.world_size, "library": world.library}
         storage.write_atomic(storage.join(launch.url, _STARTED), storage.dump_json(started))
