@@ -126,6 +126,15 @@ def test_dead_writers_are_not_listed(tmp_path: Path) -> None:
     assert storage.list_names(str(tmp_path)) == []
 
 
+def test_partial_files_are_listed_apart(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / ".a.json.0123.partial").write_bytes(b"abc")
+    (tmp_path / "a.partial").write_bytes(b"")
+    found = storage.list_partials(str(tmp_path))
+    assert [(info.url.rsplit("/", 1)[-1], info.num_bytes) for info in found] == [(".a.json.0123.partial", 3)]
+    assert storage.list_partials("memory://nowhere") == []
+
+
 def test_unknown_protocols_are_refused() -> None:
     with pytest.raises(StorageError, match="unknown protocol"):
         storage.read_bytes("nope://x/y")

@@ -175,6 +175,17 @@ def _list_local(path: Path) -> list[FileInfo]:
     return [FileInfo(url=str(item), num_bytes=item.stat().st_size) for item in sorted(kept)]
 
 
+def list_partials(url: str) -> list[FileInfo]:
+    """Private files of control-file writers below a folder, of the living and of the dead; sorted by URL.
+
+    Object stores have none.
+    """
+    if not is_local(url):
+        return []
+    found = sorted(path for path in local_path(url).rglob(".*.partial") if path.is_file())
+    return [FileInfo(url=str(path), num_bytes=path.stat().st_size) for path in found]
+
+
 def list_names(url: str) -> list[str]:
     """Names directly inside a folder, sorted; empty if the folder is not there."""
     if is_local(url):

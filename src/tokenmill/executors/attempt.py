@@ -128,6 +128,7 @@ def _commit_record(
         "shard": task.shard.index,
         "attempt": task.attempt,
         "identity": folder.record["identity"],
+        "inputs": folder.plan_inputs,
         "host": record["host"],
         "started": record["started"],
         "ended": time.time(),

@@ -116,8 +116,12 @@ class Driver:
         return True
 
     def _launch(self, node: Node, live: set[str]) -> bool:
-        """Launch a job; False if it was launched too often without a new commit."""
+        """Launch a job, unless its shards turn out to be done; False if that came to nothing too often."""
         progress = self._progress[node.job.name]
+        if self._has_inputs(node):
+            node.folder.ensure_plan()
+            if self._is_complete(node.job.name):
+                return True
         done = len(node.folder.done()) + node.folder.num_stopped()
         progress.idle = 0 if done > progress.done_before else progress.idle + 1
         progress.done_before = done
@@ -136,12 +140,13 @@ class Driver:
         progress.launches.append(launch)
         return True
 
+    def _has_inputs(self, node: Node) -> bool:
+        return all(parent in self._complete for parent in node.parents)
+
     def _num_tasks(self, node: Node) -> int:
         if node.job.layout == "gang":
-            if all(parent in self._complete for parent in node.parents):
-                node.folder.ensure_plan()
             return max(1, node.job.resources.tasks)
-        if all(parent in self._complete for parent in node.parents):
+        if self._has_inputs(node):
             folder = node.folder
             done, quarantined = folder.done(), set(folder.quarantined())
             left = len(remaining(folder.ensure_plan(), done=done, quarantined=quarantined))

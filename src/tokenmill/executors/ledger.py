@@ -13,11 +13,14 @@
       progress/            checkpoints of a gang, shared by its attempts
       now.json             what a running attempt says of itself, for people
       manifest.json        published when every shard is done; what the next job reads
+      withdrawn/           records that no longer count, as they were
 
 Scheduler ids, states and exit codes are hints. A shard is done when its commit record exists, whatever a
 scheduler says.
 """
 
+import contextlib
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -158,6 +161,7 @@ class JobFolder:
             "format": FORMAT,
             "identity": self.record["identity"],
             "num_shards": len(shards),
+            "inputs": digest_of(files),
             "files": {
                 name: [[file.url, file.name, file.num_bytes] for file in found]
                 for name, found in files.items()
@@ -171,7 +175,28 @@ class JobFolder:
                 if not _is_whole(parts, len(files[name]))
             }
             lines.append(storage.dump_json({"shard": shard.index, "pieces": pieces}))
+        self._withdraw_stale(header["inputs"])
         storage.publish_once(self.at("plan.jsonl"), b"".join(lines))
+
+    def _withdraw_stale(self, inputs: str) -> None:
+        """After a plan was withdrawn: drop what was made from other inputs than the new plan's."""
+        old = self.at("withdrawn", "plan.jsonl")
+        with contextlib.suppress(StorageError):  # of a damaged plan nothing is known
+            if not storage.exists(old) or _plan_header(old).get("inputs") == inputs:
+                return
+        for info in storage.list_files(self.at("progress")):
+            if not storage.exists(self.at("plan.jsonl")):  # another worker may be ahead of this one
+                storage.remove(info.url)
+        for commit in list(
+            self.commits()
+        ):  # each says its inputs, so that no new one is taken for an old one
+            if commit.get("inputs") != inputs:
+                self.withdraw_commit(commit["shard"])
+
+    @cached_property
+    def plan_inputs(self) -> str:
+        """Digest of the inputs that the plan was made from; empty if the plan does not say."""
+        return str(_plan_header(self.at("plan.jsonl")).get("inputs", ""))
 
     def plan(self) -> list[Shard]:
         """The published plan."""
@@ -208,8 +233,7 @@ class JobFolder:
         """Number of shards; None before the plan is made."""
         if not storage.exists(self.at("plan.jsonl")):
             return None
-        with storage.open_input(self.at("plan.jsonl")) as file:
-            return int(json.loads(file.readline())["num_shards"])
+        return int(_plan_header(self.at("plan.jsonl"))["num_shards"])
 
     # leases, attempts, commits
 
@@ -261,9 +285,10 @@ class JobFolder:
 
     def commit(self, record: Mapping[str, Any]) -> bool:
         """Publish a commit record; False if another attempt was first."""
-        return storage.publish_once(self._done_url(record["shard"]), storage.dump_json(dict(record)))
+        return storage.publish_once(self.done_url(record["shard"]), storage.dump_json(dict(record)))
 
-    def _done_url(self, shard: int) -> str:
+    def done_url(self, shard: int) -> str:
+        """Where the commit record of a shard lies."""
         return self.at("done", f"{shard // _PER_FOLDER:05d}", f"{shard:05d}.json")
 
     def done(self) -> set[int]:
@@ -275,7 +300,7 @@ class JobFolder:
     def commits(self) -> Iterator[dict[str, Any]]:
         """Commit records in order of shards."""
         for shard in sorted(self.done()):
-            yield storage.read_json(self._done_url(shard))
+            yield storage.read_json(self.done_url(shard))
 
     def quarantine(self, shard: int, reason: str) -> None:
         """Set a shard aside: no task tries it again until it is released."""
@@ -296,6 +321,20 @@ class JobFolder:
                 self.write_attempt(record | {"outcome": "forgiven"})
         for name in storage.list_names(self.at("quarantine")):
             storage.remove(self.at("quarantine", name))
+
+    # taking back
+
+    def withdraw(self, name: str) -> None:
+        """Move a record to ``withdrawn/``: it counts no longer. Death in between leaves it in both places."""
+        if storage.exists(self.at(name)):
+            storage.write_atomic(self.at("withdrawn", name), storage.read_bytes(self.at(name)))
+            storage.remove(self.at(name))
+
+    def withdraw_commit(self, shard: int) -> None:
+        """Make a shard not done: its commit record and its leases count no longer."""
+        self.withdraw(self.done_url(shard).removeprefix(self.url + "/"))
+        for launch in storage.list_names(self.at("leases")):
+            storage.remove(self.at("leases", launch, f"{shard:05d}.json"))
 
     # the end
 
@@ -359,6 +398,14 @@ def merge_commits(record: Mapping[str, Any], commits: Iterable[Mapping[str, Any]
     }
 
 
+def digest_of(files: Mapping[str, Sequence[InputFile]]) -> str:
+    """Hexadecimal digest of a job's inputs: names, and checksums where a job wrote them, else sizes."""
+    value = {
+        name: [[file.name, file.sha256 or file.num_bytes] for file in found] for name, found in files.items()
+    }
+    return hashlib.sha256(storage.dump_json(value)).hexdigest()
+
+
 def input_files(source: Source, name: str) -> list[InputFile]:
     """Files of an input, in order of logical names.
 
@@ -392,7 +439,12 @@ def _parent_files(source: Source) -> list[InputFile]:
         )
     prefix = f"{source.port}/" if source.port else ""
     return [
-        InputFile(url=parent.at(output["path"]), name=output["name"], num_bytes=output["bytes"])
+        InputFile(
+            url=parent.at(output["path"]),
+            name=output["name"],
+            num_bytes=output["bytes"],
+            sha256=output["sha256"],
+        )
         for output in manifest["outputs"]
         if output["name"].startswith(prefix)
     ]
@@ -407,6 +459,17 @@ def _short_names(urls: Sequence[str]) -> dict[str, str]:
     while all(len(parts) > common for parts in split) and len({parts[common] for parts in split}) == 1:
         common += 1
     return {url: "/".join(url.split("/")[common:]) for url in urls}
+
+
+def _plan_header(url: str) -> dict[str, Any]:
+    with storage.open_input(url) as file:
+        line = file.readline()
+    try:
+        return dict(json.loads(line))
+    except ValueError as error:
+        raise StorageError(
+            "a plan is damaged", where=url, got=str(error), fix="tokenmill verify RUN --repair"
+        ) from error
 
 
 def _piece(index: int, file: InputFile, start: int, end: int) -> Piece:

@@ -28,6 +28,8 @@ class InputFile:
     """Logical name, unique within the input."""
     num_bytes: int
     """Size in bytes."""
+    sha256: str = ""
+    """Checksum of its bytes, in hexadecimal; empty for a recipe input."""
 
 
 def make_plan(job: Job, inputs: Mapping[str, Sequence[InputFile]]) -> list[Shard]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tokenmill import storage
-from tokenmill.errors import InputError
+from tokenmill.config import unknown
+from tokenmill.errors import ConfigError, InputError
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.telemetry import Number
 
@@ -61,6 +62,42 @@ def read_run(run_url: str) -> dict[str, Any]:
             fix="check the path, or start one with tokenmill run RECIPE --run-dir FOLDER",
         )
     return dict(storage.read_json(url))
+
+
+def folders_of(run_url: str, job: str = "") -> dict[str, JobFolder]:
+    """Folders of a run's jobs by name, in order of the graph; of one job if it is named.
+
+    Raises:
+        InputError: the folder is not a run.
+        ConfigError: no such job.
+    """
+    rows = {row["name"]: row["folder"] for row in read_run(run_url)["jobs"]}
+    if job and job not in rows:
+        raise unknown("job", job, rows, run_url)
+    base = storage.absolute(run_url)
+    return {name: JobFolder(storage.join(base, rows[name])) for name in rows if name == (job or name)}
+
+
+def find_shard(run_url: str, target: str) -> tuple[str, int | None]:
+    """Name of a job, and number of a shard if there is one, from ``JOB`` or ``JOB/SHARD``.
+
+    Raises:
+        InputError: the folder is not a run.
+        ConfigError: no such job or shard.
+    """
+    job, slash, shard = target.partition("/")
+    folders = folders_of(run_url, job)
+    if not slash:
+        return job, None
+    num_shards = folders[job].num_shards() or 0 if job else 0
+    if not (shard.isdigit() and int(shard) < num_shards):
+        raise ConfigError(
+            "no such shard",
+            where=f"job {job}",
+            expected=f"a number below {num_shards}",
+            got=shard or "nothing",
+        )
+    return job, int(shard)
 
 
 def driver_of(run_url: str) -> dict[str, Any] | None:

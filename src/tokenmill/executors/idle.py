@@ -1,0 +1,57 @@
+"""Which launches of a run may still work, for verbs that take things away."""
+
+from collections.abc import Iterable
+
+from tokenmill.errors import IdentityError, SubmissionError
+from tokenmill.executors.launch import Executor, launches_of
+from tokenmill.executors.ledger import JobFolder
+from tokenmill.executors.status import driver_of
+
+
+def live_launches(run_url: str, folders: Iterable[JobFolder], executor: Executor) -> set[str]:
+    """Tokens of launches of which a task may still run.
+
+    Processes end with their driver, so without a scheduler a living driver is all there is to know.
+
+    Raises:
+        IdentityError: a driver works on the run, and its processes are known to it alone.
+        SubmissionError: the scheduler does not answer.
+    """
+    if not executor.queues:
+        refuse_driver(run_url)
+    live = executor.live([launch for folder in folders for launch in launches_of(folder)])
+    if live is None:
+        raise SubmissionError("the scheduler does not answer", where=run_url, fix="run this again later")
+    return live
+
+
+def refuse_driver(run_url: str) -> None:
+    """Refuse while a driver works on a run.
+
+    Raises:
+        IdentityError: one does.
+    """
+    if driver := driver_of(run_url):
+        raise IdentityError(
+            "a driver works on this run",
+            where=run_url,
+            got=f"process {driver['pid']} on {driver['host']}",
+            fix="wait until it has ended, or tokenmill cancel",
+        )
+
+
+def refuse_live(run_url: str, folders: Iterable[JobFolder], executor: Executor) -> None:
+    """Refuse while anything may work on a run.
+
+    Raises:
+        IdentityError: a driver or a task does.
+        SubmissionError: the scheduler does not answer.
+    """
+    refuse_driver(run_url)
+    if live := live_launches(run_url, folders, executor):
+        raise IdentityError(
+            "tasks of this run may still work",
+            where=run_url,
+            got=f"{len(live)} launches in the queue: {', '.join(sorted(live))}",
+            fix="wait until they have ended, or tokenmill cancel",
+        )
