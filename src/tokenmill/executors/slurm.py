@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -233,6 +234,21 @@ class SlurmExecutor:
         names = [line.split("|")[0].strip() for line in answer.splitlines()]
         found = {name.split("-")[-2] for name in names if name.startswith(NAME_PREFIX + "-")}
         return {launch.token for launch in launches if launch.token in found}
+
+    def pending(self, launches: Sequence[Launch]) -> dict[tuple[str, str], int] | None:
+        """Tasks that are queued, by launch and SLURM's reason; None while ``squeue`` does not answer."""
+        try:
+            command = ["squeue", "--me", "--noheader", "--array", "--states=PENDING", "--format=%j|%r"]
+            answer = run_client(command)
+        except SubmissionError:
+            return None
+        tokens = {launch.token for launch in launches}
+        found: Counter[tuple[str, str]] = Counter()
+        for line in answer.splitlines():
+            name, _, reason = line.strip().partition("|")
+            if name.startswith(NAME_PREFIX + "-") and name.split("-")[-2] in tokens:
+                found[name.split("-")[-2], reason] += 1
+        return dict(found)
 
     def cancel(self, launches: Sequence[Launch]) -> None:
         """Cancel by name: it holds the token, so no other job can be hit."""
