@@ -72,6 +72,52 @@ def test_run_status_logs_report(world):
     assert json.loads(invoke("report", "run ü", "--json").stdout)["totals"]["complete"] == 2
 
 
+def test_explain_verify_and_gc(world):
+    run()
+    told = invoke("explain", "run ü", "split/1")
+    assert told.stdout.startswith("split/1 is done, by attempt ")
+    assert invoke("explain", "run ü", "count", "--quiet").stdout == "complete\n"
+    assert json.loads(invoke("explain", "run ü", "split/1", "--json").stdout)["state"] == "done"
+    whole = invoke("verify", "run ü")
+    assert (whole.exit_code, whole.stderr) == (0, "")
+    assert whole.stdout.startswith("6 files, ")
+    assert whole.stdout.endswith(", 0 damaged\n")
+    checksums = sorted(path.read_bytes() for path in world.glob("run ü/jobs/*/data/*/*"))
+
+    [path] = world.glob("run ü/jobs/split-*/data/words/00002.*")
+    path.write_bytes(path.read_bytes()[:-1])
+    damaged = invoke("verify", "run ü")
+    assert damaged.exit_code == 1
+    assert f"split/2 data/words/{path.name} has the wrong size: " in damaged.stdout
+    assert invoke("verify", "run ü", "--quiet").stdout == f"split/2 data/words/{path.name}\n"
+    assert invoke("verify", "run ü", "count").exit_code == 0
+    [damage] = json.loads(invoke("verify", "run ü", "--json").stdout)["damages"]
+    assert (damage["job"], damage["shard"]) == ("split", 2)
+    mended = invoke("verify", "run ü", "--repair")
+    assert mended.exit_code == 0
+    assert "split: commit of shard 2 withdrawn" in mended.stdout
+    assert "`tokenmill resume 'run ü'` makes it again" in mended.stdout
+    assert "commit record was withdrawn" in invoke("explain", "run ü", "split/2").stdout
+    assert invoke("explain", "run ü", "count", "--quiet").stdout == "waiting\n"
+    assert invoke("resume", "run ü").exit_code == 0
+    assert sorted(path.read_bytes() for path in world.glob("run ü/jobs/*/data/*/*")) == checksums
+
+    orphan = path.with_name("00002.dead-1.jsonl")
+    orphan.write_bytes(b"12345")
+    before = invoke("gc", "run ü", "--dry-run")
+    assert "data              1      5 B" in before.stdout
+    assert "would be removed" in before.stdout
+    assert orphan.exists()
+    value = json.loads(invoke("gc", "run ü", "--json").stdout)
+    assert str(orphan) in [entry["url"] for entry in value["orphans"]]
+    assert not orphan.exists()
+    assert invoke("gc", "run ü", "--quiet").stdout == ""
+    assert invoke("verify", "run ü").exit_code == 0
+    for words in (("gc", "nowhere"), ("verify", "nowhere"), ("explain", "nowhere", "split")):
+        assert "no run in this folder" in invoke(*words).stderr
+    assert "did you mean 'split'" in invoke("explain", "run ü", "splt").stderr
+
+
 def test_a_second_run_changes_nothing(world):
     run()
     before = sorted(path for path in (world / "run ü").rglob("attempts/*"))
@@ -226,7 +272,8 @@ def test_resume_remembers_the_executor(world):
 
 def test_help_and_version():
     assert invoke("--version").stdout.startswith("tokenmill ")
-    for verb in ("run", "plan", "status", "logs", "resume", "report"):
+    verbs = ("run", "plan", "status", "logs", "resume", "report", "explain", "verify", "gc")
+    for verb in verbs:
         text = invoke(verb, "--help").stdout
         assert all(option in text for option in ("--json", "--quiet", "--debug")), verb
     assert "--executor" in invoke("resume", "--help").stdout

@@ -7,6 +7,9 @@
     tokenmill resume D                     go on, failed shards included
     tokenmill cancel D                     end what runs
     tokenmill report D                     write report.json and report.html
+    tokenmill explain D JOB/SHARD          why it is where it is
+    tokenmill verify D                     whether every committed file is whole; --repair
+    tokenmill gc D                         remove what no record names
 
 Every command speaks table, ``--json`` and ``--quiet``. Errors are one block on stderr: exit code 1, or 2 for
 wrong usage.
@@ -17,6 +20,7 @@ import functools
 import inspect
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -26,9 +30,6 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 import tokenmill
 from tokenmill import config, recipes, storage
@@ -37,6 +38,9 @@ from tokenmill.executors import report as reports
 from tokenmill.executors import units
 from tokenmill.executors.cancel import cancel as cancel_run
 from tokenmill.executors.driver import run_recipe
+from tokenmill.executors.explain import explain as explain_target
+from tokenmill.executors.gc import gc as collect
+from tokenmill.executors.gc import totals
 from tokenmill.executors.job import Recipe
 from tokenmill.executors.launch import Executor, launches_of
 from tokenmill.executors.ledger import JobFolder
@@ -44,14 +48,23 @@ from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.mpi import MpiExecutor
 from tokenmill.executors.preview import JobPreview, preview_recipe
 from tokenmill.executors.processes import ProcessesExecutor
-from tokenmill.executors.progress import progress, shards_done
+from tokenmill.executors.progress import progress, reading
 from tokenmill.executors.site import Site
 from tokenmill.executors.slurm import SlurmExecutor, check_programs
-from tokenmill.executors.status import JobStatus, driver_of, read_run, recipe_status
+from tokenmill.executors.status import (
+    JobStatus,
+    driver_of,
+    find_shard,
+    folders_of,
+    read_run,
+    recipe_status,
+)
+from tokenmill.executors.tables import print_plan, print_statuses, print_table
+from tokenmill.executors.verify import repair as withdraw
+from tokenmill.executors.verify import verify as verify_run
 
 _EXECUTORS = ("local", "processes", "mpi", "slurm")
 _WATCH_SECONDS = 2.0
-_COLOURS = {"complete": "green", "failed": "red", "cancelled": "red", "running": "blue"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +328,7 @@ def _drive(drive: Callable[..., list[JobStatus]], run_dir: str, placement: Place
         if last:
             page = reports.write_report(run_dir)
             value = {"run": run_dir, "report": page, "jobs": [asdict(status) for status in last]}
-            output.show(value, lambda: _status_table(last, f"report: {page}"), quiet=page)
+            output.show(value, lambda: print_statuses(last, f"report: {page}"), quiet=page)
 
 
 def _show_plan(output: Output, recipe: Recipe, run_dir: str, executor: Executor) -> None:
@@ -326,7 +339,7 @@ def _show_plan(output: Output, recipe: Recipe, run_dir: str, executor: Executor)
     value = {"core_hours": hours, "cost": cost, "jobs": [asdict(preview) for preview in previews]}
     last = f"at most {hours:.2f} core-hours{f', {cost:.2f} in cost' if cost else ''}"
     quiet = "\n".join(f"{preview.name} {preview.state}" for preview in previews)
-    output.show(value, lambda: _plan_table(previews, f"{last}; nothing was written or submitted"), quiet)
+    output.show(value, lambda: print_plan(previews, f"{last}; nothing was written or submitted"), quiet)
 
 
 def _gpu_hours(recipe: Recipe, previews: Sequence[JobPreview]) -> float:
@@ -336,26 +349,6 @@ def _gpu_hours(recipe: Recipe, previews: Sequence[JobPreview]) -> float:
         for preview in previews
         if preview.state != "complete"
     )
-
-
-def _plan_table(previews: Sequence[JobPreview], last: str) -> None:
-    rows = [
-        (
-            preview.name,
-            preview.state,
-            ", ".join(preview.parents) or "-",
-            "later" if preview.shards is None else str(preview.shards),
-            str(preview.tasks),
-            f"{preview.core_hours:.2f}",
-            preview.identity[:10],
-        )
-        for preview in previews
-    ]
-    _table(["job", "state", "after", "shards", "tasks", "core-hours", "identity"], rows)
-    for preview in previews:
-        for script in preview.scripts:
-            print(f"\n--- {preview.name}\n{script.rstrip()}")
-    print(f"\n{last}")
 
 
 # Looking
@@ -380,7 +373,7 @@ def status(
     driven = driver_of(run_dir) is not None
     state = reports.overall_state([status.state for status in statuses], driven=driven)
     value = {"run": run_dir, "state": state, "jobs": [asdict(status) for status in statuses]}
-    output.show(value, lambda: _status_table(statuses), quiet=state)
+    output.show(value, lambda: print_statuses(statuses), quiet=state)
 
 
 def _goes_on(run_dir: str) -> bool:
@@ -423,9 +416,13 @@ def logs(
                 print(reports.log_tail(attempt["log"], tail or sys.maxsize).rstrip())
         else:
             columns = ["job", "shard", "attempt", "rank", "host", "outcome", "seconds"]
-            _table(columns, [[_cell(attempt.get(column)) for column in columns] for attempt in attempts])
+            print_table(columns, [[_cell(attempt.get(column)) for column in columns] for attempt in attempts])
 
     output.show(attempts, text, quiet="\n".join(attempt["log"] for attempt in attempts))
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _attempts(run_dir: str, target: str) -> list[dict[str, Any]]:
@@ -434,24 +431,75 @@ def _attempts(run_dir: str, target: str) -> list[dict[str, Any]]:
     Raises:
         ConfigError: no such job or shard.
     """
-    job, slash, shard = target.partition("/")
-    folders = {status.name: JobFolder(status.folder) for status in recipe_status(run_dir)}
-    if job and job not in folders:
-        raise config.unknown("job", job, folders, run_dir)
-    num_shards = (folders[job].num_shards() or 0) if job else 0
-    if slash and not (shard.isdigit() and int(shard) < num_shards):
-        raise ConfigError(
-            "no such shard",
-            where=f"job {job}",
-            expected=f"a number below {num_shards}",
-            got=shard or "nothing",
-        )
+    job, shard = find_shard(run_dir, target) if target else ("", None)
     return [
         {"job": name, **attempt, "log": folder.log_url(attempt["shard"], attempt["attempt"], attempt["rank"])}
-        for name, folder in folders.items()
+        for name, folder in folders_of(run_dir, job).items()
         for attempt in folder.attempts()
-        if name == (job or name) and attempt["shard"] == (int(shard) if slash else attempt["shard"])
+        if shard in (None, attempt["shard"])
     ]
+
+
+@_command
+def explain(
+    run_dir: RunArgument,
+    target: Annotated[str, typer.Argument(metavar="JOB[/SHARD]", help="A job or a shard of it.")],
+    *,
+    placement: Placement,
+    output: Output,
+) -> None:
+    """Say why a job or a shard is where it is; ``--quiet`` prints one word."""
+    read_run(run_dir)
+    executor = make_executor(_recalled(run_dir, placement), only_look=True)
+    found = explain_target(run_dir, target, executor)
+    output.show(asdict(found), lambda: print(*found.sentences, sep="\n"), quiet=found.state)
+
+
+@_command
+def verify(
+    run_dir: RunArgument,
+    job: Annotated[str, typer.Argument(metavar="[JOB]", help="Only this job.")] = "",
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Withdraw what is damaged, so that `resume` makes it again.")
+    ] = False,
+    *,
+    placement: Placement,
+    output: Output,
+) -> None:
+    """Read every committed file and compare it with its record; exit code 1 if one is damaged."""
+    found = verify_run(run_dir, job, reading(silent=output.quiet or output.json))
+    damages = found.damages
+    withdrawn: list[str] = []
+    if repair and damages:
+        withdrawn = withdraw(run_dir, damages, make_executor(_recalled(run_dir, placement)))
+        withdrawn.append(f"`tokenmill resume {shlex.quote(run_dir)}` makes it again")
+    lines = [f"{one.job}{'' if one.shard is None else f'/{one.shard}'} {one.file}" for one in damages]
+    words = [f"{line} {one.problem}" for line, one in zip(lines, damages, strict=True)] + withdrawn
+    words.append(f"{found.num_files} files, {units.size(found.num_bytes)}, {len(damages)} damaged")
+    value = {"run": run_dir, **asdict(found), "withdrawn": withdrawn}
+    output.show(value, lambda: print(*words, sep="\n"), quiet="\n".join(lines))
+    if damages and not repair:
+        raise typer.Exit(1)
+
+
+@_command
+def gc(
+    run_dir: RunArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, only say what.")] = False,
+    *,
+    placement: Placement,
+    output: Output,
+) -> None:
+    """Remove what dead attempts left behind; nothing that a commit record names."""
+    read_run(run_dir)
+    orphans = collect(run_dir, make_executor(_recalled(run_dir, placement)), dry_run=dry_run)
+    num_bytes = sum(orphan.num_bytes for orphan in orphans)
+    rows = [(kind, str(files), units.size(size)) for kind, (files, size) in totals(orphans).items()]
+    rows.append(("would be removed" if dry_run else "removed", str(len(orphans)), units.size(num_bytes)))
+    value = {"run": run_dir, "dry_run": dry_run, "files": len(orphans), "bytes": num_bytes}
+    value["orphans"] = [asdict(orphan) for orphan in orphans]
+    quiet = "\n".join(orphan.url for orphan in orphans)
+    output.show(value, lambda: print_table(["what", "files", "bytes"], rows), quiet=quiet)
 
 
 @_command
@@ -460,39 +508,6 @@ def report(run_dir: RunArgument, *, output: Output) -> None:
     page = reports.write_report(run_dir)
     value = storage.read_json(storage.join(run_dir, "report.json")) if output.json else None
     output.show(value, lambda: print(page), quiet=page)
-
-
-# Drawing
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: coloured on a terminal, aligned words elsewhere."""
-    if sys.stdout.isatty():
-        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-        for row in rows:
-            table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-        Console().print(table)
-        return
-    widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
-    for row in [columns, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _status_table(statuses: Sequence[JobStatus], last: str = "") -> None:
-    rows = [
-        (status.name, status.state, shards_done(status), str(status.failed), units.duration(status.seconds))
-        for status in statuses
-    ]
-    _table(["job", "state", "shards", "failed", "task time"], rows)
-    for status in statuses:
-        if status.message:
-            print(f"{status.name}: {status.message}")
-    if last:
-        print(last)
 
 
 def main() -> None:

@@ -123,6 +123,14 @@ def test_what_may_live_is_left_alone(tmp_path: Path) -> None:
             gc(str(tmp_path / "run"), executor)
     assert files(tmp_path / "run") - {"driver.json"} == before
     assert len(gc(str(tmp_path / "run"), Queue(set()))) == 1  # the queue knows what lives
+    launch(folder, "aaaa", executor="processes")
+    with pytest.raises(IdentityError, match="a driver works on this run"):
+        gc(str(tmp_path / "run"), Queue(set()))  # but the living driver has processes, which no queue knows
+    (tmp_path / "run" / "driver.json").unlink()
+    launch(folder, "bbbb", executor="slurm")
+    with pytest.raises(IdentityError, match="may still be queued at SLURM"):
+        gc(str(tmp_path / "run"), LocalExecutor())
+    assert gc(str(tmp_path / "run"), Queue({"aaaa"})) == []
     commit(folder, 0, "dead-1")
     Path(folder.done_url(0)).write_text("{")
     write(folder, "exchange/dead/a.json")

@@ -98,7 +98,7 @@ def test_truncated_and_deleted_files_are_found_and_just_they_are_made_again(run:
     assert damages[0].problem.startswith("has the wrong size: ")
     assert damages[1].problem == "is gone"
     sentences = repair(str(run), damages, LocalExecutor())
-    assert sentences[0] == "mark: commits of 2 shards are withdrawn: 2, 4"
+    assert sentences[0] == "mark: commits of shards 2, 4 withdrawn"
     assert [sentence.split(":")[0] for sentence in sentences] == ["mark", "again", "count", "grow"]
     assert folder_of(run, "mark").done() == {0, 1, 3, 5}
     assert verify(str(run)).damages == []

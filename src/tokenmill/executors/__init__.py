@@ -9,7 +9,8 @@
 
 ``job`` holds the values, ``plan`` cuts inputs into shards, ``ledger`` owns every path of a job's folder,
 ``attempt`` calls an entry and commits its outputs, ``worker`` is one task, ``driver`` applies one rule until
-nothing is left to do, ``preview`` is the dry run, ``status`` and ``report`` read the folders for people.
+nothing is left to do, ``preview`` is the dry run, ``status``, ``explain`` and ``report`` read the folders for
+people, ``verify`` and ``gc`` compare them with the records.
 
 >>> from tokenmill.executors.plan import InputFile, cut
 >>> files = [InputFile(url="/in/a.jsonl", name="a.jsonl", num_bytes=250)]

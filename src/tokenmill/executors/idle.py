@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable
 
+from tokenmill import storage
 from tokenmill.errors import IdentityError, SubmissionError
 from tokenmill.executors.launch import Executor, launches_of
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.status import driver_of
+
+_QUEUE = "slurm"
+"""Name of the executor whose tasks outlive their driver, in the records of launches."""
 
 
 def live_launches(run_url: str, folders: Iterable[JobFolder], executor: Executor) -> set[str]:
@@ -14,12 +18,23 @@ def live_launches(run_url: str, folders: Iterable[JobFolder], executor: Executor
     Processes end with their driver, so without a scheduler a living driver is all there is to know.
 
     Raises:
-        IdentityError: a driver works on the run, and its processes are known to it alone.
+        IdentityError: a driver works on the run, and its processes are known to it alone; or tasks were
+            queued and the executor is not the one to ask.
         SubmissionError: the scheduler does not answer.
     """
-    if not executor.queues:
+    launches = [launch for folder in folders for launch in launches_of(folder)]
+    used = {storage.read_json(storage.join(launch.url, "intent.json"))["executor"] for launch in launches}
+    if used - {_QUEUE} or not executor.queues:
         refuse_driver(run_url)
-    live = executor.live([launch for folder in folders for launch in launches_of(folder)])
+    if _QUEUE in used and not executor.queues:
+        raise IdentityError(
+            "tasks of this run may still be queued at SLURM",
+            where=run_url,
+            expected="the slurm executor, which can ask",
+            got=f"the {executor.name} executor",
+            fix="--executor slurm --site NAME",
+        )
+    live = executor.live(launches)
     if live is None:
         raise SubmissionError("the scheduler does not answer", where=run_url, fix="run this again later")
     return live

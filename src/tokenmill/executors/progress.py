@@ -10,9 +10,13 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from tokenmill.executors.status import JobStatus
+from tokenmill.executors.units import size
+from tokenmill.executors.verify import Verification
 
 _WORDS_SECONDS = 30.0
 """Seconds between two lines with a job's own words."""
+_READ_SECONDS = 10.0
+"""Seconds between two lines about what was read."""
 Show = Callable[[Sequence[JobStatus]], None]
 
 
@@ -26,6 +30,20 @@ def progress(*, silent: bool = False) -> Iterator[Show]:
             yield show
     else:
         yield _Lines()
+
+
+def reading(*, silent: bool = False) -> Callable[[Verification], None]:
+    """A function that says once in a while how much was verified."""
+    spoken = time.monotonic()
+
+    def show(found: Verification) -> None:
+        nonlocal spoken
+        if not silent and time.monotonic() - spoken >= _READ_SECONDS:
+            spoken = time.monotonic()
+            damaged = f"{len(found.damages)} damaged"
+            _print(f"verify: {found.num_files} files, {size(found.num_bytes)}, {damaged}")
+
+    return show
 
 
 def shards_done(status: JobStatus) -> str:

@@ -248,7 +248,8 @@ def repair(run_url: str, damages: Sequence[Damage], executor: Executor) -> list[
             folder.withdraw_commit(shard)
         if shards:
             listed = ", ".join(str(shard) for shard in shards)
-            sentences.append(f"{name}: commits of {len(shards)} shards are withdrawn: {listed}")
+            what = "commits of shards" if len(shards) > 1 else "commit of shard"
+            sentences.append(f"{name}: {what} {listed} withdrawn")
         elif name in damaged:
             sentences.append(f"{name}: plan or manifest is withdrawn and will be made again from the commits")
         if name in below:

@@ -1,0 +1,63 @@
+"""Tables for people: coloured on a terminal, aligned words elsewhere."""
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tokenmill.executors.preview import JobPreview
+from tokenmill.executors.progress import shards_done
+from tokenmill.executors.status import JobStatus
+from tokenmill.executors.units import duration
+
+_COLOURS = {"complete": "green", "failed": "red", "cancelled": "red", "running": "blue"}
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: coloured on a terminal, aligned words elsewhere."""
+    if sys.stdout.isatty():
+        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
+        Console().print(table)
+        return
+    widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
+    for row in [columns, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_statuses(statuses: Sequence[JobStatus], last: str = "") -> None:
+    """Print the state of jobs, what they say, and a last line."""
+    rows = [
+        (status.name, status.state, shards_done(status), str(status.failed), duration(status.seconds))
+        for status in statuses
+    ]
+    print_table(["job", "state", "shards", "failed", "task time"], rows)
+    for status in statuses:
+        if status.message:
+            print(f"{status.name}: {status.message}")
+    if last:
+        print(last)
+
+
+def print_plan(previews: Sequence[JobPreview], last: str) -> None:
+    """Print what would be done, with its scripts, and a last line."""
+    rows = [
+        (
+            preview.name,
+            preview.state,
+            ", ".join(preview.parents) or "-",
+            "later" if preview.shards is None else str(preview.shards),
+            str(preview.tasks),
+            f"{preview.core_hours:.2f}",
+            preview.identity[:10],
+        )
+        for preview in previews
+    ]
+    print_table(["job", "state", "after", "shards", "tasks", "core-hours", "identity"], rows)
+    for preview in previews:
+        for script in preview.scripts:
+            print(f"\n--- {preview.name}\n{script.rstrip()}")
+    print(f"\n{last}")
