@@ -15,6 +15,7 @@ from test_executors import attempts, outputs
 from tokenmill import storage
 from tokenmill.errors import ConfigError, IdentityError, InputError
 from tokenmill.executors.driver import run_recipe
+from tokenmill.executors.gc import gc, totals
 from tokenmill.executors.job import Recipe
 from tokenmill.executors.launch import Executor
 from tokenmill.executors.ledger import JobFolder
@@ -257,6 +258,33 @@ def test_repair_leaves_a_living_run_alone(run: Path) -> None:
     with pytest.raises(IdentityError, match="1 launches in the queue"):
         repair(str(run), [damage], Queue(1))
     assert folder_of(run, "mark").manifest() is not None
+
+
+def test_on_an_object_store(text_folder: Path, tmp_path: Path, s3_base: str) -> None:
+    recipe = make_chain(text_folder, tmp_path / "secret")
+    url = storage.join(s3_base, "run")
+    run_recipe(recipe, url, LocalExecutor())
+    mark = folders_of(url)["mark"]
+    files = {commit["shard"]: mark.at(commit["outputs"][0]["path"]) for commit in mark.commits()}
+    storage.remove(files[1])
+    storage.write_atomic(files[3], storage.read_bytes(files[3])[:-1])
+    damages = verify(url).damages
+    assert [(damage.shard, damage.problem[:17]) for damage in damages] == [
+        (1, "is gone"),
+        (3, "has the wrong siz"),
+    ]
+    repair(url, damages, LocalExecutor())
+    run_recipe(recipe, url, LocalExecutor())
+    assert verify(url).damages == []
+    assert {record["shard"]: record["attempt"] for record in mark.attempts()}.keys() == set(range(6))
+    assert len(mark.attempts()) == 6 + 2
+    assert len(folders_of(url)["again"].attempts()) == 6
+    with storage.create(mark.at("data", "lines", "00001.0-0.jsonl")) as file:
+        file.write(b"of nobody")
+    kinds = totals(gc(url, LocalExecutor()))
+    assert kinds["data"] == (1, 9)
+    assert kinds["progress"][0] == 1
+    assert verify(url).damages == []
 
 
 class Killed(BaseException):

@@ -28,7 +28,6 @@ from tokenmill.executors.status import folders_of
 
 _BLOCK_BYTES = 1 << 20
 _PLAN, _MANIFEST = "plan.jsonl", "manifest.json"
-_CHANGED = ("has changed", "has the wrong size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +106,8 @@ class _Check:
         if len(readable) == len(commits):
             self._check_manifest(readable, num_shards)
 
-    def _note(self, shard: int | None, file: str, problem: str) -> None:
-        changed = problem.startswith(_CHANGED)
-        damage = Damage(job=self._name, shard=shard, file=file, problem=problem, is_changed=changed)
+    def _note(self, shard: int | None, file: str, problem: str, *, is_changed: bool = False) -> None:
+        damage = Damage(job=self._name, shard=shard, file=file, problem=problem, is_changed=is_changed)
         self._found.damages.append(damage)
 
     def _check_plan(self) -> int | None:
@@ -148,12 +146,10 @@ class _Check:
         elif num_shards is not None and shard >= num_shards:
             self._note(shard, file, f"is of a shard that the plan does not have; it has {num_shards}")
         for path, num_bytes, sha256 in outputs:
-            if problem := self._problem(path, num_bytes, sha256):
-                self._note(shard, path, problem)
+            self._check_file(shard, path, num_bytes, sha256)
         return commit
 
-    def _problem(self, path: str, num_bytes: int, sha256: str) -> str:
-        """What is wrong with a file; empty if nothing is."""
+    def _check_file(self, shard: int, path: str, num_bytes: int, sha256: str) -> None:
         self._found.num_files += 1
         digest, size = hashlib.sha256(), 0
         try:
@@ -163,14 +159,16 @@ class _Check:
                 self._found.num_bytes += len(block)
                 self._on_progress(self._found)
         except InputError as error:
-            return "is gone" if "not found" in error.what else "cannot be read"
+            self._note(shard, path, "is gone" if "not found" in error.what else "cannot be read")
         except OSError as error:
-            return f"cannot be read: {error}"
-        if size != num_bytes:
-            return f"has the wrong size: {size} bytes, not {num_bytes}"
-        if digest.hexdigest() != sha256:
-            return f"has changed: its checksum is {digest.hexdigest()[:10]}…, not {sha256[:10]}…"
-        return ""
+            self._note(shard, path, f"cannot be read: {error}")
+        else:
+            if size != num_bytes:
+                problem = f"has the wrong size: {size} bytes, not {num_bytes}"
+                self._note(shard, path, problem, is_changed=True)
+            elif digest.hexdigest() != sha256:
+                problem = f"has changed: its checksum is {digest.hexdigest()[:10]}…, not {sha256[:10]}…"
+                self._note(shard, path, problem, is_changed=True)
 
     def _check_manifest(self, commits: Sequence[Mapping[str, Any]], num_shards: int | None) -> None:
         try:
