@@ -66,7 +66,7 @@ def test_run_status_logs_report(world):
     assert "split is done" not in tail
     paths = invoke("logs", "run ü", "count", "--quiet").stdout.split("\n")
     assert Path(paths[0]).is_file()
-    assert invoke("logs", "run ü", "--failed").stdout == "no such attempt\n"
+    assert invoke("logs", "run ü", "--failed").stdout == "no attempt failed\n"
 
     assert invoke("report", "run ü").stdout == f"{world}/run ü/report.html\n"
     assert json.loads(invoke("report", "run ü", "--json").stdout)["totals"]["complete"] == 2

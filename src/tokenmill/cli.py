@@ -142,7 +142,11 @@ def _errors(debug: bool) -> Iterator[None]:
     except typer.Exit:
         raise
     except KeyboardInterrupt:
-        print("interrupted; `tokenmill resume` goes on", file=sys.stderr)
+        print(
+            "interrupted; `tokenmill resume` goes on. Tasks in SLURM's queue go on by themselves; "
+            "`tokenmill cancel` ends them",
+            file=sys.stderr,
+        )
         raise typer.Exit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -408,7 +412,11 @@ def logs(
 
     def text() -> None:
         if not attempts:
-            print("no such attempt")
+            print("no attempt failed" if failed else "no attempt has begun")
+            for name, folder in folders_of(run_dir, target.partition("/")[0]).items():
+                words = "" if folder.attempts() else folder.last_words(*folder.launch_order()[-1:])
+                if words:
+                    print(f"{name}: its tasks ended before an attempt; their last words: {words}")
         elif target or failed:
             for attempt in attempts:
                 shard = f"{attempt['job']}/{attempt['shard']}"

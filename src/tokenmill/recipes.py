@@ -103,12 +103,12 @@ def find(what: str, name: str, folder: str) -> str:
         if not storage.exists(name):
             raise ConfigError(f"no such {what}", where=storage.absolute(name), fix="check the path")
         return name
-    places = [Path(folder), _CHECKOUT / folder]
+    places = list(dict.fromkeys(path.absolute() for path in (Path(folder), _CHECKOUT / folder)))
     for place in places:
         if (place / f"{name}.yaml").is_file():
             return str(place / f"{name}.yaml")
     known = {path.stem for place in places for path in place.glob("*.yaml")}
-    raise config.unknown(what, name, known, " and ".join(str(place.absolute()) for place in places))
+    raise config.unknown(what, name, known, " and ".join(map(str, places)))
 
 
 def _check_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> None:

@@ -63,6 +63,14 @@ def run(config: PipelineConfig, task: Task) -> None:
         InputError: an input file is missing.
         ConfigError: a block cannot be made of its settings.
     """
+    for block in config.blocks:
+        if type(block) not in BLOCKS:
+            raise ConfigError(
+                "a kind of block without a block",
+                where=f"{__name__}.BLOCKS",
+                got=type(block).__name__,
+                fix="list its config and its class there",
+            )
     blocks = [BLOCKS[type(block)](block) for block in config.blocks]
     run_blocks(task, blocks, reader=config.reader, writer=config.writer)
 

@@ -74,7 +74,10 @@ class Driver:
         live = self.executor.live(launches)
         if live is None:  # nothing is known, so nothing is decided
             if not self._deaf:
-                _log.warning("the scheduler does not answer; waiting")
+                _log.warning(
+                    "the scheduler does not answer; waiting until it does. If it will not come back, end "
+                    "this driver and resume with --executor processes"
+                )
             self._deaf = True
             return True
         self._deaf = False
@@ -169,9 +172,11 @@ class Driver:
                     f"{name}: {status.failed} of {status.num_shards} shards failed: {status.message}"
                 )
             elif progress.lost:
-                words = _last_words(progress.launches[-1])
+                last = progress.launches[-1]
+                words = last.folder.last_words(last.token) or "nothing was printed"
                 lines.append(
-                    f"{name}: {_MOST_IDLE_LAUNCHES} launches in a row ended without a finished shard; {words}"
+                    f"{name}: {_MOST_IDLE_LAUNCHES} launches in a row ended without a finished shard; "
+                    f"see {last.url}: {words}"
                 )
             elif _is_cancelled(self.nodes[name]) and status.state != "complete":
                 lines.append(f"{name}: cancelled")
@@ -180,14 +185,6 @@ class Driver:
 
 def _is_cancelled(node: Node) -> bool:
     return storage.exists(node.folder.at("cancelled.json"))
-
-
-def _last_words(launch: Launch) -> str:
-    """What the tasks of a launch printed last."""
-    outputs = [name for name in storage.list_names(launch.url) if name.endswith(".out")]
-    texts = [storage.read_bytes(storage.join(launch.url, name)).decode(errors="replace") for name in outputs]
-    spoken = next((text.strip() for text in reversed(texts) if text.strip()), "nothing was printed")
-    return f"see {launch.url}: {' '.join(spoken[-400:].split())}"
 
 
 def run_recipe(

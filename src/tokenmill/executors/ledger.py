@@ -278,6 +278,14 @@ class JobFolder:
         ]
         return [token for _, token in sorted(intents)]
 
+    def last_words(self, launch: str = "") -> str:
+        """End of what the tasks of a launch printed; empty if nothing, or without a launch."""
+        folder = self.at("submissions", launch or "none")
+        names = [name for name in storage.list_names(folder) if name.endswith(".out")]
+        texts = (storage.read_bytes(storage.join(folder, name)) for name in reversed(names))
+        spoken = next((text for text in texts if text.strip()), b"")
+        return " ".join(spoken[-400:].decode(errors="replace").split())
+
     def log_url(self, shard: int, attempt: str, rank: int = 0) -> str:
         """Where the log of an attempt lies."""
         suffix = f".rank{rank}" if rank else ""
@@ -436,6 +444,15 @@ def _parent_files(source: Source) -> list[InputFile]:
             expected="manifest.json",
             got=f"{len(parent.done())} of {parent.num_shards()} shards done",
             fix="tokenmill resume",
+        )
+    ports = sorted({output["name"].partition("/")[0] for output in manifest["outputs"]})
+    if source.port and source.port not in ports:
+        raise InputError(
+            "a job has no such output port",
+            where=f"job {manifest['name']}",
+            expected=" or ".join(ports) or "an output",
+            got=source.port,
+            fix=f"name one of these in the recipe, as {manifest['name']}.PORT",
         )
     prefix = f"{source.port}/" if source.port else ""
     return [

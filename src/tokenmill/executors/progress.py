@@ -71,7 +71,7 @@ class _Lines:
                 self._shown[status.name] = news
                 failed = f", {status.failed} failed" if status.failed else ""
                 _print(f"{status.name}: {news[0]} {shards_done(status)}{failed}")
-            elif status.state == "running" and status.message and self._may_speak(status.name):
+            elif status.state != "failed" and status.message and self._may_speak(status.name):
                 _print(f"{status.name}: {status.message}")
 
     def _may_speak(self, name: str) -> bool:

@@ -44,7 +44,7 @@ class JobStatus:
     seconds: float = 0.0
     """Task seconds spent in committed attempts."""
     message: str = ""
-    """Why the job failed, or what a running attempt says of itself."""
+    """Why the job failed, what a running attempt says of itself, or what became of its submission."""
 
 
 def read_run(run_url: str) -> dict[str, Any]:
@@ -167,6 +167,8 @@ def job_status(folder: JobFolder, *, driven: bool = True) -> JobStatus:
     message = "; ".join(f"shard {shard}: {reason}" for shard, reason in sorted(quarantined.items())[:3])
     if state == "running":
         message = _words(folder, leased)
+    elif state in ("waiting", "planned"):
+        message = _submitted(folder)
     return JobStatus(
         name=name,
         state=state,
@@ -184,6 +186,19 @@ def _words(folder: JobFolder, leased: set[int]) -> str:
     url = folder.at("now.json")
     said = storage.read_json(url) if storage.exists(url) else {"shard": -1}
     return str(said["text"]) if said["shard"] in leased else ""
+
+
+def _submitted(folder: JobFolder) -> str:
+    """What is known of the newest submission of a job on which no task works."""
+    order = folder.launch_order()
+    if not order:
+        return ""
+    if words := folder.last_words(order[-1]):
+        return f"no task works on it now; the last words of its tasks: {words}"
+    names = storage.list_names(folder.at("submissions", order[-1]))
+    receipts = [name for name in names if name.startswith("receipt")]
+    ids = [storage.read_json(folder.at("submissions", order[-1], name))["job_id"] for name in receipts]
+    return f"submitted to SLURM as {', '.join(ids)}; no task has begun" if ids else ""
 
 
 def _leased_newest(folder: JobFolder, driven: bool) -> set[int]:

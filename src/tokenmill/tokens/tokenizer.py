@@ -167,7 +167,10 @@ def train(
     count = _CountingIterator(texts)
     tokenizer.train_from_iterator(count, trainer)
     if count.seen == 0:
-        raise InputError("no texts to train a tokenizer on", fix="check the job before this one")
+        raise InputError(
+            "no texts to train a tokenizer on",
+            fix="see in the report which job dropped all documents, and why",
+        )
     return Tokenizer(tokenizer.to_str(pretty=False).encode(), end_token=special_tokens[0])
 
 
