@@ -21,11 +21,14 @@ def block(language: str) -> str:
 def warc_of(html: str) -> bytes:
     """A WARC file with one page."""
     http = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html><body>{html}</body></html>"
-    head = (
-        "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: https://example.org/\r\n"
-        "WARC-Date: 2024-01-01T00:00:00Z\r\nWARC-Record-ID: <urn:uuid:00000000-0000-0000-0000-000000000001>\r\n"
-        f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(http.encode())}\r\n\r\n"
-    )
+    names = [
+        "WARC-Type: response",
+        "WARC-Target-URI: https://example.org/",
+        "WARC-Date: 2024-01-01T00:00:00Z",
+    ]
+    names += ["WARC-Record-ID: <urn:uuid:00000000-0000-0000-0000-000000000001>"]
+    names += ["Content-Type: application/http; msgtype=response", f"Content-Length: {len(http.encode())}"]
+    head = "\r\n".join(["WARC/1.0", *names]) + "\r\n\r\n"
     return (head + http + "\r\n\r\n").encode()
 
 
