@@ -18,9 +18,9 @@ from tokenmill.errors import ConfigError, IdentityError, InputError, JobError
 from tokenmill.executors.attempt import Place
 from tokenmill.executors.cancel import cancel
 from tokenmill.executors.driver import run_recipe
-from tokenmill.executors.graph import lay_out
+from tokenmill.executors.graph import lay_out, write_run
 from tokenmill.executors.job import Job, Recipe, Resources
-from tokenmill.executors.launch import Executor
+from tokenmill.executors.launch import Executor, Launch, record_intent
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.mpi import MpiExecutor
@@ -311,8 +311,6 @@ def test_a_lost_job_ends_with_the_last_words_of_its_tasks(text_folder: Path, tmp
         """Starts nothing, as a scheduler whose nodes kill every task at once."""
 
         def launch(self, launch: object) -> None:
-            from tokenmill.executors.launch import Launch, record_intent
-
             assert isinstance(launch, Launch)
             record_intent(launch, self.name)
             Path(launch.url, "task-0.out").write_text("Killed: out of memory\n")
@@ -383,3 +381,30 @@ def test_people_hear_how_far_an_attempt_is(text_folder: Path, tmp_path: Path) ->
     )
     assert "shard 3 of 4" in heard
     assert all(status.message == "" for status in recipe_status(str(tmp_path / "run")))
+
+
+def test_a_port_that_is_not_there_is_refused_with_those_that_are(text_folder: Path, tmp_path: Path) -> None:
+    base = make_recipe(text_folder)
+    wrong = Job(**(vars(base.jobs[1]) | {"inputs": {"lines": "upper.documents"}}))
+    recipe = Recipe(name=base.name, inputs=base.inputs, jobs=(base.jobs[0], wrong))
+    with pytest.raises(InputError) as caught:
+        run_recipe(recipe, str(tmp_path / "run"), LocalExecutor())
+    assert (caught.value.where, caught.value.expected, caught.value.got) == (
+        "job upper",
+        "lines",
+        "documents",
+    )
+
+
+def test_a_lost_submission_speaks_in_the_status(text_folder: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(text_folder)
+    nodes = lay_out(recipe, str(tmp_path / "run"))
+    write_run(recipe, str(tmp_path / "run"), nodes)
+    launch = Launch(token="0123abcd", folder=nodes["upper"].folder, num_tasks=1)
+    record_intent(launch, "slurm")
+    Path(launch.url, "receipt0.json").write_text('{"job_id": "77"}')
+    upper = recipe_status(str(tmp_path / "run"))[0]
+    assert upper.message == "submitted to SLURM as 77; no task has begun"
+    Path(launch.url, "chunk0.77_0.out").write_text("module: command not found\n")
+    upper = recipe_status(str(tmp_path / "run"))[0]
+    assert upper.message.endswith("the last words of its tasks: module: command not found")
