@@ -86,12 +86,12 @@ def start_command(starter: Starter, job: Job, num_ranks: int, words: Sequence[st
     return [starter.program, *flags, *words]
 
 
-def rank_command(launch: Launch) -> list[str]:
-    """The command of one rank; it ends with its standard input, which ends with the driver."""
-    return [
-        *(sys.executable, "-u", "-m", "tokenmill.executors.mpi", "--job-folder", launch.folder.url),
-        *("--launch", launch.token, "--ranks", str(launch.num_tasks), "--end-with-stdin"),
-    ]
+def rank_command(launch: Launch, starter: Starter) -> list[str]:
+    """The command of one rank."""
+    words = [sys.executable, "-u", "-m", "tokenmill.executors.mpi", "--job-folder", launch.folder.url]
+    words += ["--launch", launch.token, "--ranks", str(launch.num_tasks)]
+    # standard input ends with the driver; Open MPI's mpiexec does not pass that on faithfully
+    return words if starter.library == "Open MPI" else [*words, "--end-with-stdin"]
 
 
 def library_of(version: str) -> str:
@@ -225,7 +225,9 @@ class MpiExecutor:
 
     def launch(self, launch: Launch) -> None:
         """Start a world."""
-        command = start_command(self.starter, launch.folder.job, launch.num_tasks, rank_command(launch))
+        command = start_command(
+            self.starter, launch.folder.job, launch.num_tasks, rank_command(launch, self.starter)
+        )
         record_intent(launch, self.name)
         with contextlib.ExitStack() as stack:
             output = None
@@ -234,7 +236,7 @@ class MpiExecutor:
                 output = stack.enter_context(path.open("ab"))
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL if self.starter.library == "Open MPI" else subprocess.PIPE,
                 stdout=output,
                 stderr=output and subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the driver, which decides
@@ -273,7 +275,9 @@ class MpiExecutor:
 
     def preview(self, launch: Launch) -> list[str]:
         """The command."""
-        command = start_command(self.starter, launch.folder.job, launch.num_tasks, rank_command(launch))
+        command = start_command(
+            self.starter, launch.folder.job, launch.num_tasks, rank_command(launch, self.starter)
+        )
         return [subprocess.list2cmdline(command)]
 
 
@@ -289,8 +293,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
     process.wait()
-    assert process.stdin is not None
-    process.stdin.close()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _never_started(launch: Launch, starter: Starter, seconds: float) -> GangError:
