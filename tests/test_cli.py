@@ -137,7 +137,7 @@ def test_a_failed_shard_is_named_and_resume_tries_again(world):
     assert "a forbidden word &lt;b&gt;" in (world / "run ü" / "report.html").read_text()
     assert invoke("status", "run ü", "--quiet").stdout == "failed\n"
     logs = invoke("logs", "run ü", "--failed").stdout
-    assert "InputError: a forbidden word" in logs
+    assert "StorageError: a forbidden word" in logs
     assert logs.count("=== split/") == 2  # max_attempts
 
     failed = len(json.loads(invoke("logs", "run ü", "--failed", "--json").stdout))

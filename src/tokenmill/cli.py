@@ -341,7 +341,8 @@ def _show_plan(output: Output, recipe: Recipe, run_dir: str, executor: Executor)
     site = executor.site if isinstance(executor, SlurmExecutor) else Site(name="")
     cost = hours * site.core_hour_cost + _gpu_hours(recipe, previews) * site.gpu_hour_cost
     value = {"core_hours": hours, "cost": cost, "jobs": [asdict(preview) for preview in previews]}
-    last = f"at most {hours:.2f} core-hours{f', {cost:.2f} in cost' if cost else ''}"
+    priced = f", {cost:.2f} in cost" if cost else ""
+    last = f"at most {hours:.2f} core-hours{priced}, if every task took its time limit"
     quiet = "\n".join(f"{preview.name} {preview.state}" for preview in previews)
     output.show(value, lambda: print_plan(previews, f"{last}; nothing was written or submitted"), quiet)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenmill import storage
+from tokenmill.errors import InputError
 from tokenmill.executors.job import Job, Recipe, Resources, Sharding, Task
 from tokenmill.executors.site import Site
 
@@ -24,6 +25,8 @@ class UpperConfig:
     """Path of the flag; always fail if empty."""
     seconds: float = 0.0
     """Sleep per shard in seconds."""
+    mistake: bool = False
+    """Raise an error that another attempt would repeat."""
 
 
 def lines_of(task: Task, name: str) -> list[str]:
@@ -44,6 +47,8 @@ def upper(config: UpperConfig, task: Task) -> None:
     lines = lines_of(task, "lines")
     task.tell(f"shard {task.shard.index} of {task.num_shards}")
     time.sleep(config.seconds)
+    if config.mistake:
+        raise InputError("this input cannot be read")
     with task.output(f"lines/{task.shard_name}.jsonl") as file:
         for line in lines:
             flagged = not config.fail_flag or Path(config.fail_flag).exists()

@@ -408,3 +408,12 @@ def test_a_lost_submission_speaks_in_the_status(text_folder: Path, tmp_path: Pat
     Path(launch.url, "chunk0.77_0.out").write_text("module: command not found\n")
     upper = recipe_status(str(tmp_path / "run"))[0]
     assert upper.message.endswith("the last words of its tasks: module: command not found")
+
+
+def test_an_error_that_would_repeat_is_not_tried_again(text_folder: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(text_folder, shards=3, mistake=True)
+    with pytest.raises(
+        JobError, match="3 of 3 shards failed: shard 0: InputError: this input cannot be read"
+    ):
+        run_recipe(recipe, str(tmp_path / "run"), LocalExecutor())
+    assert len(attempts(tmp_path / "run", "upper")) == 3

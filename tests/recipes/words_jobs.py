@@ -4,7 +4,7 @@ import collections
 import time
 from dataclasses import dataclass
 
-from tokenmill.errors import InputError
+from tokenmill.errors import StorageError
 from tokenmill.executors.job import Task
 
 
@@ -29,7 +29,7 @@ def split(config: SplitConfig, task: Task) -> None:
                 task.counters.add("split/documents_in")
                 words = [word for word in line.split() if len(word) >= config.least_letters]
                 if config.fail_on and config.fail_on in words:
-                    raise InputError("a forbidden word <b>", where=piece.name, got=config.fail_on)
+                    raise StorageError("a forbidden word <b>", where=piece.name, got=config.fail_on)
                 if words:
                     task.counters.add("split/documents_out")
                     out.write((" ".join(words) + "\n").encode())

@@ -21,13 +21,15 @@ from typing import Any
 import tokenmill
 from tokenmill import config as configs
 from tokenmill import storage
-from tokenmill.errors import ConfigError, GangError
+from tokenmill.errors import ConfigError, FormatError, GangError, InputError, MissingExtraError
 from tokenmill.executors.job import Job, Shard, Task, TaskStopped
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.telemetry import Counters, Report
 
 _PEER_SECONDS = 600.0
 _POLL_SECONDS = 0.05
+MISTAKES = (ConfigError, FormatError, InputError, MissingExtraError)
+"""Errors that another attempt at the same input would only repeat."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +84,15 @@ def run_attempt(folder: JobFolder, shard: Shard, place: Place, stop: Callable[[]
             stop_requested=stop,
         )
         outcome, error = _call(folder, task, record)
+        certain = isinstance(error, MISTAKES)
         log.info("outcome: %s", outcome)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     folder.write_attempt(
         record
         | {
             "outcome": outcome,
-            "error": error,
+            "error": "" if error is None else f"{type(error).__name__}: {error}",
+            "certain": certain,
             "ended": time.time(),
             "seconds": time.time() - record["started"],
             "max_rss_bytes": usage.ru_maxrss * 1024,
@@ -97,8 +101,8 @@ def run_attempt(folder: JobFolder, shard: Shard, place: Place, stop: Callable[[]
     return outcome
 
 
-def _call(folder: JobFolder, task: Task, record: Mapping[str, Any]) -> tuple[str, str]:
-    """Call the entry and commit; returns outcome and error text."""
+def _call(folder: JobFolder, task: Task, record: Mapping[str, Any]) -> tuple[str, Exception | None]:
+    """Call the entry and commit; returns the outcome and the error."""
     cpu_start = time.process_time()
     try:
         function, config_type = configs.load_entry(task.job.entry, where=f"job {task.job.name}")
@@ -106,19 +110,19 @@ def _call(folder: JobFolder, task: Task, record: Mapping[str, Any]) -> tuple[str
         function(config, task)
         if task.rank:
             _send_outputs(task)
-            return "done", ""
+            return "done", None
         _gather_outputs(task)
         won = folder.commit(_commit_record(folder, task, record, time.process_time() - cpu_start))
     except TaskStopped:
-        return "stopped", ""
+        return "stopped", None
     except Exception as error:
         task.log.error("%s", traceback.format_exc())
         _discard(folder, task)
-        return "error", f"{type(error).__name__}: {error}"
+        return "error", error
     if not won:
         _discard(folder, task)
-        return "late", ""
-    return "done", ""
+        return "late", None
+    return "done", None
 
 
 def _commit_record(

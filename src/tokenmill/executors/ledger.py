@@ -259,11 +259,15 @@ class JobFolder:
         ]
         return sorted(records, key=lambda record: (record["shard"], record["started"], record["rank"]))
 
-    def failures(self, shard: int) -> int:
-        """Number of attempts at a shard that ended in an error and were not forgiven."""
+    def is_hopeless(self, shard: int) -> bool:
+        """True if a shard has failed as often as it may, or in a way that another attempt would repeat."""
         names = [name for name in storage.list_names(self.at("attempts")) if name.startswith(f"{shard:05d}.")]
         records = [storage.read_json(self.at("attempts", name)) for name in names]
-        return len({record["attempt"] for record in records if record["outcome"] == "error"})
+        errors = [record for record in records if record["outcome"] == "error"]
+        most = self.job.resources.max_attempts
+        return len({record["attempt"] for record in errors}) >= most or any(
+            record.get("certain", False) for record in errors
+        )
 
     def num_stopped(self) -> int:
         """Number of attempts that saved their progress and stopped on request."""

@@ -56,8 +56,8 @@ def print_plan(previews: Sequence[JobPreview], last: str) -> None:
         )
         for preview in previews
     ]
-    print_table(["job", "state", "after", "shards", "tasks", "core-hours", "identity"], rows)
     for preview in previews:
         for script in preview.scripts:
-            print(f"\n--- {preview.name}\n{script.rstrip()}")
+            print(f"--- {preview.name}\n{script.rstrip()}\n")
+    print_table(["job", "state", "after", "shards", "tasks", "core-hours", "identity"], rows)
     print(f"\n{last}")

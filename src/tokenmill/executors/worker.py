@@ -87,11 +87,10 @@ def work(folder: JobFolder, place: Place, stop: Stop, take: Callable[[], Shard |
     if place.world_size > 1 or folder.job.layout == "gang":
         return _work_gang(folder, place, stop)
     failed = _take(folder, take or functools.partial(next, _leases(folder, place), None), place, stop)
-    limit = folder.job.resources.max_attempts
     while failed and not stop.requested():
-        failed = [shard for shard in failed if folder.failures(shard.index) < limit]
+        failed = [shard for shard in failed if not folder.is_hopeless(shard.index)]
         failed = [shard for shard in failed if run_attempt(folder, shard, place, stop.requested) == "error"]
-        _quarantine(folder, failed, limit)
+        _quarantine(folder, failed)
     return _exit_code(folder, stop)
 
 
@@ -115,7 +114,7 @@ def _take(folder: JobFolder, take: Callable[[], Shard | None], place: Place, sto
         _log.info("shard %d: %s in %.2f s", shard.index, outcome, seconds[-1])
         if outcome == "error":
             failed.append(shard)
-    _quarantine(folder, failed, folder.job.resources.max_attempts)
+    _quarantine(folder, failed)
     return failed
 
 
@@ -125,9 +124,9 @@ def _rotated(shards: Sequence[Shard], place: Place) -> list[Shard]:
     return [*shards[first:], *shards[:first]]
 
 
-def _quarantine(folder: JobFolder, failed: Sequence[Shard], limit: int) -> None:
+def _quarantine(folder: JobFolder, failed: Sequence[Shard]) -> None:
     for shard in failed:
-        if folder.failures(shard.index) >= limit:
+        if folder.is_hopeless(shard.index):
             mine = [record for record in folder.attempts() if record["shard"] == shard.index]
             errors = [record["error"] for record in mine if record["outcome"] == "error"]
             folder.quarantine(shard.index, errors[-1])
@@ -161,7 +160,7 @@ def _work_gang(folder: JobFolder, place: Place, stop: Stop) -> int:
     outcome = run_attempt(folder, shard, place, stop.requested)
     _log.info("rank %d: %s", place.rank, outcome)
     if outcome == "error":
-        _quarantine(folder, [shard], folder.job.resources.max_attempts)
+        _quarantine(folder, [shard])
         return EXIT_FAILED
     if outcome == "stopped":
         return EXIT_STOPPED
