@@ -86,6 +86,8 @@ def test_listing(base: str) -> None:
     assert [info.num_bytes for info in storage.list_files(storage.join(base, "b", "*.txt"))] == [7]
     assert [info.num_bytes for info in storage.list_files(storage.join(base, "a", "1.txt"))] == [7]
     assert storage.list_names(base) == ["a", "b"]
+    if storage.is_local(base):
+        assert len(storage.list_files(storage.join(base, "[ab]"))) == 3, "a glob may match folders"
     assert storage.list_files(storage.join(base, "none")) == []
     assert storage.list_names(storage.join(base, "none")) == []
 

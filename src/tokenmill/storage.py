@@ -163,12 +163,17 @@ def list_files(url: str) -> list[FileInfo]:
     return sorted(infos, key=lambda info: info.url)
 
 
+def _files_below(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
+
+
 def _list_local(path: Path) -> list[FileInfo]:
     if path.exists():
-        candidates = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
+        candidates = _files_below(path)
     elif any(letter in str(path) for letter in "*?["):
         anchor = Path(path.anchor)
-        candidates = [item for item in anchor.glob(str(path.relative_to(anchor))) if item.is_file()]
+        found = anchor.glob(str(path.relative_to(anchor)))
+        candidates = list({file for item in found for file in _files_below(item)})
     else:
         return []
     kept = [item for item in candidates if not item.name.startswith(".")]

@@ -301,7 +301,9 @@ def run_client(command: Sequence[str]) -> str:
         raise SubmissionError(f"{command[0]} did not answer in {COMMAND_SECONDS:.0f} s") from error
     if done.returncode:
         raise SubmissionError(
-            f"{command[0]} failed", got=done.stderr.strip() or f"exit code {done.returncode}"
+            f"{command[0]} failed",
+            got=" ".join(done.stderr.split()) or f"exit code {done.returncode}",
+            fix="see with sinfo whether the cluster answers; for a local one, source its env.sh first",
         )
     return done.stdout
 

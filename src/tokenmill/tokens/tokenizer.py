@@ -13,11 +13,6 @@ from typing import Any
 from tokenmill import storage
 from tokenmill.errors import ConfigError, FormatError, InputError, MissingExtraError
 
-try:
-    import tokenizers
-except ImportError as error:
-    raise MissingExtraError.of("tokenizers", "data", "tokens.tokenizer") from error
-
 END_TOKEN = "<|endoftext|>"  # noqa: S105 - a token of text, no password
 
 # The rule of Qwen2's tokenizer: every digit is a token of its own, a word takes at most one leading mark.
@@ -35,6 +30,15 @@ _PROBES = (
     f"text with {END_TOKEN} inside",
     "x = {'a': [1.5e-3, 0xFF]}  # comment\nif x != y: return ~x",
 )
+
+
+def _library() -> Any:
+    """The package tokenizers; imported when it is used, since engines that are given ids do without it."""
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise MissingExtraError.of("tokenizers", "data", "tokens.tokenizer") from error
+    return tokenizers
 
 
 class Tokenizer:
@@ -61,6 +65,7 @@ class Tokenizer:
 
     def __init__(self, data: bytes, *, where: str = "tokenizer", end_token: str = END_TOKEN) -> None:
         self.data = data
+        tokenizers = _library()
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(data.decode())
         except Exception as error:  # tokenizers raises Exception itself
@@ -150,6 +155,7 @@ def train(
             expected=f"at least {least}: 256 bytes and {len(special_tokens)} special tokens",
             got=str(vocab_size),
         )
+    tokenizers = _library()
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
         [
