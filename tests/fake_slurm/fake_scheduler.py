@@ -256,10 +256,11 @@ def kill(pid: int, number: int, *, group: bool = True) -> None:
 
 
 def schedule(scheduler: Scheduler) -> None:
-    """Tick until nothing is left to do, the folder has gone, or too long."""
+    """Tick until nothing is left to do, or too long; FileNotFoundError once the folder has gone."""
     end = time.monotonic() + scheduler.limits.max_seconds
     busy = True
-    while busy and time.monotonic() < end and (state_folder() / "queue.json").exists():
+    while busy and time.monotonic() < end:
+        # sbatch starts this process before it has written the queue: wait for the lock, then look
         with opened() as queue:
             busy = scheduler.tick(queue)
             queue.scheduler = queue.scheduler if busy else 0
