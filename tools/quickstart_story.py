@@ -129,8 +129,8 @@ def _show_documents(funnel: Sequence[Mapping[str, Any]], console: Console) -> No
         console.print(f"  {row['name']:<10} {before:>7,} -> {after:>7,}  {share:>4} kept")
         for reason, count in row["dropped"][:FEW_REASONS]:
             console.print(f"  {'':<10} {-count:>7,}  {reason}", markup=False, soft_wrap=True)
-        others = sum(count for _, count in row["dropped"][FEW_REASONS:])
-        if others:
+        others = before - after - sum(count for _, count in row["dropped"][:FEW_REASONS])
+        if others > 0:
             console.print(f"  {'':<10} {-others:>7,}  for other reasons; the report names them")
 
 
