@@ -1,5 +1,6 @@
 """Which launches of a run may still work, for verbs that take things away."""
 
+import time
 from collections.abc import Iterable
 
 from tokenmill import storage
@@ -10,6 +11,8 @@ from tokenmill.executors.status import driver_of
 
 _QUEUE = "slurm"
 """Name of the executor whose tasks outlive their driver, in the records of launches."""
+_SETTLE_SECONDS = 15.0
+"""Tasks leave the queue a little later than their last commit; that long they are waited for."""
 
 
 def live_launches(run_url: str, folders: Iterable[JobFolder], executor: Executor) -> set[str]:
@@ -63,7 +66,11 @@ def refuse_live(run_url: str, folders: Iterable[JobFolder], executor: Executor) 
         SubmissionError: the scheduler does not answer.
     """
     refuse_driver(run_url)
-    if live := live_launches(run_url, folders, executor):
+    kept = list(folders)
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while (live := live_launches(run_url, kept, executor)) and time.monotonic() < deadline:
+        time.sleep(executor.poll_seconds)
+    if live:
         raise IdentityError(
             "tasks of this run may still work",
             where=run_url,
