@@ -242,7 +242,7 @@ def test_a_foreign_folder_is_left_alone(world):
 
 def test_debug_shows_the_traceback_and_unforeseen_errors_say_so(world, monkeypatch):
     assert "Traceback" in invoke("status", "nowhere", "--debug").stderr
-    monkeypatch.setattr(cli, "recipe_status", lambda run_dir: 1 / 0)
+    monkeypatch.setattr(cli.looking, "recipe_status", lambda run_dir: 1 / 0)
     result = invoke("status", "run ü")
     assert result.exit_code == 1
     assert "error: ZeroDivisionError" in result.stderr
@@ -254,7 +254,7 @@ def test_interrupt_says_how_to_go_on(world, monkeypatch):
     def interrupted(*words: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_recipe", interrupted)
+    monkeypatch.setattr(cli.running, "run_recipe", interrupted)
     result = run()
     assert result.exit_code == 130
     assert "tokenmill resume" in result.stderr

@@ -1,0 +1,26 @@
+"""The command ``tokenmill``: few verbs over runs; values come from recipes, sites and ``--set``.
+
+    tokenmill plan RECIPE --run-dir D      what would be done; nothing is written or submitted
+    tokenmill run RECIPE --run-dir D       do it, or go on with it
+    tokenmill status D                     how far it is
+    tokenmill logs D JOB/SHARD             what the attempts wrote
+    tokenmill resume D                     go on, failed shards included
+    tokenmill cancel D                     end what runs
+    tokenmill report D                     write report.json and report.html
+    tokenmill explain D JOB/SHARD          why it is where it is
+    tokenmill verify D                     whether every committed file is whole; --repair
+    tokenmill gc D                         remove what no record names
+
+Every command speaks table, ``--json`` and ``--quiet``. Errors are one block on stderr: exit code 1, or 2 for
+wrong usage.
+"""
+
+from tokenmill.cli import keeping, looking, running
+from tokenmill.cli.command import app
+
+__all__ = ["app", "keeping", "looking", "main", "running"]
+
+
+def main() -> None:
+    """Entry of the command."""
+    app(prog_name="tokenmill")

@@ -1,0 +1,140 @@
+"""Verbs that look at a run and change nothing in it: status, logs, explain, report."""
+
+import sys
+import time
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from tokenmill import storage
+from tokenmill.cli.command import Output, RunArgument, command
+from tokenmill.cli.placement import Placement, make_executor, recalled
+from tokenmill.executors import report as reports
+from tokenmill.executors.explain import explain as explain_target
+from tokenmill.executors.launch import launches_of
+from tokenmill.executors.ledger import JobFolder
+from tokenmill.executors.progress import progress
+from tokenmill.executors.status import (
+    driver_of,
+    find_shard,
+    folders_of,
+    read_run,
+    recipe_status,
+)
+from tokenmill.executors.tables import print_statuses, print_table
+
+_WATCH_SECONDS = 2.0
+
+
+@command
+def status(
+    run_dir: RunArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay until nothing runs any more.")] = False,
+    *,
+    output: Output,
+) -> None:
+    """Show how far each job is; ``--quiet`` prints one word for the whole run."""
+    statuses = recipe_status(run_dir)
+    if watch:
+        with progress() as show:
+            show(statuses)
+            while _goes_on(run_dir):
+                time.sleep(_WATCH_SECONDS)
+                statuses = recipe_status(run_dir)
+                show(statuses)
+    driven = driver_of(run_dir) is not None
+    state = reports.overall_state([status.state for status in statuses], driven=driven)
+    value = {"run": run_dir, "state": state, "jobs": [asdict(status) for status in statuses]}
+    output.show(value, lambda: print_statuses(statuses), quiet=state)
+
+
+def _goes_on(run_dir: str) -> bool:
+    """True if a driver works on the run, or the queue holds tasks of it."""
+    if driver_of(run_dir):
+        return True
+    placement = recalled(run_dir, Placement())
+    if placement.executor != "slurm":
+        return False
+    launches = [
+        launch for status in recipe_status(run_dir) for launch in launches_of(JobFolder(status.folder))
+    ]
+    live = make_executor(placement).live(launches)
+    return live is None or bool(live)
+
+
+@command
+def logs(
+    run_dir: RunArgument,
+    target: Annotated[str, typer.Argument(metavar="[JOB[/SHARD]]", help="Only this job or shard.")] = "",
+    failed: Annotated[bool, typer.Option("--failed", help="Only attempts that failed.")] = False,
+    tail: Annotated[
+        int, typer.Option("--tail", min=0, help="Only so many last lines of each log; 0: all.")
+    ] = 0,
+    *,
+    output: Output,
+) -> None:
+    """Print the logs of attempts; without JOB and ``--failed`` list the attempts."""
+    attempts = _attempts(run_dir, target)
+    if failed:
+        attempts = [attempt for attempt in attempts if attempt["outcome"] in ("error", "forgiven")]
+
+    def text() -> None:
+        if not attempts:
+            print("no attempt failed" if failed else "no attempt has begun")
+            for name, folder in folders_of(run_dir, target.partition("/")[0]).items():
+                words = "" if folder.attempts() else folder.last_words(*folder.launch_order()[-1:])
+                if words:
+                    print(f"{name}: its tasks ended before an attempt; their last words: {words}")
+        elif target or failed:
+            for attempt in attempts:
+                shard = f"{attempt['job']}/{attempt['shard']}"
+                print(f"=== {shard} attempt {attempt['attempt']} {attempt['outcome']}")
+                print(reports.log_tail(attempt["log"], tail or sys.maxsize).rstrip())
+        else:
+            columns = ["job", "shard", "attempt", "rank", "host", "outcome", "seconds"]
+            print_table(columns, [[_cell(attempt.get(column)) for column in columns] for attempt in attempts])
+
+    output.show(attempts, text, quiet="\n".join(attempt["log"] for attempt in attempts))
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _attempts(run_dir: str, target: str) -> list[dict[str, Any]]:
+    """Attempts of a run, of ``JOB``, or of ``JOB/SHARD``, each with its job and the URL of its log.
+
+    Raises:
+        ConfigError: no such job or shard.
+    """
+    job, shard = find_shard(run_dir, target) if target else ("", None)
+    return [
+        {"job": name, **attempt, "log": folder.log_url(attempt["shard"], attempt["attempt"], attempt["rank"])}
+        for name, folder in folders_of(run_dir, job).items()
+        for attempt in folder.attempts()
+        if shard in (None, attempt["shard"])
+    ]
+
+
+@command
+def explain(
+    run_dir: RunArgument,
+    target: Annotated[str, typer.Argument(metavar="JOB[/SHARD]", help="A job or a shard of it.")],
+    *,
+    placement: Placement,
+    output: Output,
+) -> None:
+    """Say why a job or a shard is where it is; ``--quiet`` prints one word."""
+    read_run(run_dir)
+    executor = make_executor(recalled(run_dir, placement), only_look=True)
+    found = explain_target(run_dir, target, executor)
+    output.show(asdict(found), lambda: print(*found.sentences, sep="\n"), quiet=found.state)
+
+
+@command
+def report(run_dir: RunArgument, *, output: Output) -> None:
+    """Write report.json and report.html into the run folder."""
+    page = reports.write_report(run_dir)
+    value = storage.read_json(storage.join(run_dir, "report.json")) if output.json else None
+    output.show(value, lambda: print(page), quiet=page)
