@@ -38,6 +38,10 @@ class Cluster:
     """MaxArraySize: the largest array index is one less."""
     accounting: bool = False
     """Run a database and slurmdbd, so that sacct answers."""
+    slurmd_timeout: int = 15
+    """Seconds of silence after which a node is DOWN."""
+    message_timeout: int = 20
+    """Seconds that programs and daemons wait for an answer."""
     gpu_device: str = ""
     """Path prefix of the devices that stand for GPUs; empty: GPUs are only counted."""
 
@@ -118,8 +122,8 @@ def _behaviour(cluster: Cluster) -> dict[str, object]:
         "SlurmctldParameters": "preempt_send_user_signal",
         "ReturnToService": 2,
         "SlurmctldTimeout": 30,
-        "SlurmdTimeout": 15,
-        "MessageTimeout": 20,
+        "SlurmdTimeout": cluster.slurmd_timeout,
+        "MessageTimeout": cluster.message_timeout,
         "BatchStartTimeout": 15,
         "UnkillableStepTimeout": 30,
         "KillWait": 5,
@@ -142,6 +146,7 @@ def _accounting(cluster: Cluster) -> dict[str, object]:
         # clients of slurmdbd take the munge socket from here, not from AuthInfo
         "AccountingStoragePass": cluster.socket,
         "AccountingStorageTRES": "gres/gpu",
+        "AccountingStoreFlags": "job_env,job_script",  # what jobs see is on record, as on many clusters
     }
 
 
