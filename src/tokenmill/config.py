@@ -23,49 +23,35 @@ tokenmill.errors.ConfigError: unknown key 'num_token'
 
 import copy
 import dataclasses
-import difflib
-import importlib
 import importlib.metadata
-import inspect
 import json
 import re
-import types
 import typing
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pydantic
 import yaml
 
-from tokenmill import storage
+from tokenmill import storage, values
 from tokenmill.errors import ConfigError, InputError, MissingExtraError
+from tokenmill.values import Path, Place, T, nearest, plain, unknown, wrong
 
-T = TypeVar("T")
-Path = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a value stands: file, line or override, and dotted key."""
-
-    source: str
-    """File or other origin."""
-    path: Path = ()
-    """Keys from the top of the source."""
-    origins: Mapping[Path, str] = field(default_factory=dict)
-    """``line 3`` or the text of an override, for the keys that are known."""
-
-    def at(self, *keys: str | int) -> "Place":
-        """Place of a value below this one."""
-        return dataclasses.replace(self, path=(*self.path, *map(str, keys)))
-
-    def __str__(self) -> str:
-        path = self.path
-        while path and path not in self.origins:
-            path = path[:-1]
-        source = f"{self.source} {self.origins[path]}" if path in self.origins else self.source
-        return f"{source}: {'.'.join(self.path)}" if self.path else source
+__all__ = [
+    "Path",
+    "Place",
+    "Values",
+    "build",
+    "load_entry",
+    "load_yaml",
+    "nearest",
+    "override",
+    "parse_override",
+    "parse_yaml",
+    "plain",
+    "unknown",
+]
 
 
 @dataclass(frozen=True)
@@ -76,23 +62,6 @@ class Values:
     """The values."""
     place: Place
     """Place of the whole."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A sentence that names the closest known word, empty if none is close."""
-    close = difflib.get_close_matches(word, list(known), n=2)
-    return f"did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
-
-
-def unknown(what: str, word: str, known: Iterable[str], where: object) -> ConfigError:
-    """The error for a name that is not one of the known names."""
-    names = sorted(known)
-    return ConfigError(
-        f"unknown {what} {word!r}",
-        where=str(where),
-        expected=", ".join(names) or "none",
-        fix=nearest(word, names),
-    )
 
 
 # YAML: the core schema of YAML 1.2 (`no` is Norwegian, not false; `1e-3` is a number) without duplicate keys.
@@ -262,115 +231,13 @@ def _enter(holder: Any, key: str, where: str) -> Any:
 _YAML_WORDS = {"an object": "a mapping", "a valid array": "a list", "a valid dictionary": "a mapping"}
 
 
-def build(cls: type[T], mapping: Mapping[str, Any], where: "str | Place") -> T:
-    """Build a frozen dataclass from plain values, checked strictly.
-
-    Members of a union of dataclasses are told apart by their field ``kind``, a ``Literal``.
-
-    Args:
-        cls: a standard dataclass; fields may be plain, dataclasses, unions, tuples and mappings of these.
-        mapping: plain values.
-        where: source for error messages.
+def build(cls: type[T], mapping: Mapping[str, Any], where: str | Place) -> T:
+    """Build a frozen dataclass from values that a person wrote; see ``values.build``.
 
     Raises:
         ConfigError: unknown key, missing key, wrong type, unknown kind.
     """
-    place = where if isinstance(where, Place) else Place(where)
-    return cast("T", _build_value(cls, mapping, place))
-
-
-def _build_value(kind: Any, value: Any, place: Place) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(cast("type[Any]", kind), value, place)
-    if not _holds_dataclass(kind):
-        return _validate(kind, value, place)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Annotated:
-        return _build_value(arguments[0], value, place)
-    if origin in (typing.Union, types.UnionType):
-        return _build_union(arguments, value, place)
-    if issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise _wrong(value, "a mapping", place)
-        return {key: _build_value(arguments[1], item, place.at(key)) for key, item in value.items()}
-    if not isinstance(value, list | tuple):
-        raise _wrong(value, "a list", place)
-    members = [arguments[0]] * len(value) if arguments[-1] is ... or len(arguments) == 1 else arguments
-    if len(members) != len(value):
-        raise _wrong(value, f"{len(members)} items", place)
-    items = [
-        _build_value(member, item, place.at(index))
-        for index, (member, item) in enumerate(zip(members, value, strict=True))
-    ]
-    return items if origin is list else tuple(items)
-
-
-def _holds_dataclass(kind: Any) -> bool:
-    return any(dataclasses.is_dataclass(part) or _holds_dataclass(part) for part in typing.get_args(kind))
-
-
-def _build_dataclass(cls: type[Any], value: Any, place: Place) -> Any:
-    if not isinstance(value, Mapping):
-        raise _wrong(value, f"a mapping of {cls.__name__}", place)
-    kinds = typing.get_type_hints(cls, include_extras=True)
-    known = {item.name: item for item in dataclasses.fields(cls) if item.init}
-    for key in value:
-        if key not in known:
-            raise unknown("key", str(key), known, place.at(str(key)))
-    for name, item in known.items():
-        no_default = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if no_default and name not in value:
-            raise ConfigError(f"the key {name!r} is missing", where=str(place), expected=_words(kinds[name]))
-    arguments = {key: _build_value(kinds[key], item, place.at(key)) for key, item in value.items()}
-    try:
-        return cls(**arguments)
-    except ConfigError as error:
-        inner = ": ".join(part for part in (str(place), error.where) if part)
-        raise ConfigError(
-            error.what, where=inner, expected=error.expected, got=error.got, fix=error.fix
-        ) from error
-    except ValueError as error:
-        raise ConfigError("the values do not go together", where=str(place), got=str(error)) from error
-
-
-def _build_union(members: Sequence[Any], value: Any, place: Place) -> Any:
-    if value is None and type(None) in members:
-        return None
-    classes = [member for member in members if dataclasses.is_dataclass(member) and isinstance(member, type)]
-    if classes and isinstance(value, Mapping):
-        return _build_dataclass(_member(classes, value, place), value, place)
-    rest = [member for member in members if member not in classes and member is not type(None)]
-    if not rest:
-        raise _wrong(value, f"a mapping of {' or '.join(item.__name__ for item in classes)}", place)
-    return _build_value(typing.Union[tuple(rest)], value, place)  # noqa: UP007 - a union made at run time
-
-
-def _member(classes: Sequence[type[Any]], value: Mapping[str, Any], place: Place) -> type[Any]:
-    """The class of a union that the value's ``kind`` names."""
-    if len(classes) == 1:
-        return classes[0]
-    by_kind = {
-        kind: cls for cls in classes for kind in typing.get_args(typing.get_type_hints(cls).get("kind"))
-    }
-    if "kind" not in value:
-        names = ", ".join(sorted(by_kind))
-        raise ConfigError("the key 'kind' is missing", where=str(place), expected=names)
-    kind = str(value["kind"])
-    if kind not in by_kind:
-        raise unknown("kind", kind, by_kind, place.at("kind"))
-    return by_kind[kind]
-
-
-def _words(kind: Any) -> str:
-    return str(getattr(kind, "__name__", kind)) if typing.get_origin(kind) is None else str(kind)
-
-
-def _wrong(value: Any, expected: str, place: Place) -> ConfigError:
-    key = place.path[-1] if place.path else "value"
-    text = repr(value)
-    shown = text if len(text) <= 120 else f"{text[:117]}..."
-    got = f"{shown} ({type(value).__name__})"
-    return ConfigError(f"wrong value for {key!r}", where=str(place), expected=expected, got=got)
+    return values.build(cls, mapping, where, _validate)
 
 
 def _validate(kind: Any, value: Any, place: Place) -> Any:
@@ -378,7 +245,7 @@ def _validate(kind: Any, value: Any, place: Place) -> Any:
     try:
         text = json.dumps(value)
     except TypeError as error:
-        raise _wrong(value, "plain text, numbers, lists or mappings", place) from error
+        raise wrong(value, "plain text, numbers, lists or mappings", place) from error
     try:
         return pydantic.TypeAdapter(kind).validate_json(text, strict=True)
     except pydantic.ValidationError as error:
@@ -386,7 +253,7 @@ def _validate(kind: Any, value: Any, place: Place) -> Any:
         place = place.at(*_location(details[0]["loc"], value))
         messages = (item["msg"].removeprefix("Input should be ") for item in details)
         wanted = dict.fromkeys(_YAML_WORDS.get(message, message) for message in messages)
-        problem = _wrong(details[0]["input"], " or ".join(wanted), place)
+        problem = wrong(details[0]["input"], " or ".join(wanted), place)
         if details[0]["type"] == "literal_error":
             problem = ConfigError(
                 problem.what,
@@ -412,55 +279,17 @@ def _location(location: Sequence[Any], value: Any) -> list[Any]:
     return walked
 
 
-def plain(value: Any) -> Any:
-    """Plain mappings, lists, text and numbers of a dataclass; the inverse of ``build``."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
-
-
 # Entries
 
 
 def load_entry(entry: str, where: str = "") -> tuple[Callable[..., None], type[Any]]:
-    """Import an entry; give the function and the dataclass that annotates its first parameter.
+    """Import an entry; see ``values.load_entry``. A missing package is named with its extra.
 
     Raises:
         ConfigError: no such module or function, or its config is not annotated with a dataclass.
         MissingExtraError: an optional package that it imports is not installed.
     """
-    module_name, _, name = entry.rpartition(".")
-    if not module_name:
-        raise ConfigError(
-            "not an entry", where=where, expected="a dotted name package.module.function", got=entry
-        )
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if module_name == missing or module_name.startswith(f"{missing}."):
-            raise ConfigError(f"no module {missing!r}", where=where, got=f"entry: {entry}") from error
-        raise _missing_package(missing, entry) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        functions = [key for key, item in vars(module).items() if inspect.isfunction(item)]
-        raise ConfigError(
-            f"no function {name!r} in {module_name}",
-            where=where,
-            got=f"entry: {entry}",
-            fix=nearest(name, functions),
-        )
-    parameters = list(inspect.signature(function).parameters)
-    cls = typing.get_type_hints(function).get(parameters[0]) if parameters else None
-    if len(parameters) != 2 or not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise ConfigError(
-            f"{entry} is not an entry", where=where, expected="run(config: SomeDataclass, task: Task) -> None"
-        )
-    return cast("Callable[..., None]", function), cls
+    return values.load_entry(entry, where, _missing_package)
 
 
 def _missing_package(package: str, entry: str) -> MissingExtraError:

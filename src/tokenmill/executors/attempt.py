@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tokenmill
-from tokenmill import config as configs
-from tokenmill import storage
+from tokenmill import storage, values
 from tokenmill.errors import ConfigError, FormatError, GangError, InputError, MissingExtraError
 from tokenmill.executors.job import Job, Shard, Task, TaskStopped
 from tokenmill.executors.ledger import JobFolder
@@ -105,8 +104,8 @@ def _call(folder: JobFolder, task: Task, record: Mapping[str, Any]) -> tuple[str
     """Call the entry and commit; returns the outcome and the error."""
     cpu_start = time.process_time()
     try:
-        function, config_type = configs.load_entry(task.job.entry, where=f"job {task.job.name}")
-        config: Any = configs.build(config_type, task.job.config, where=f"job {task.job.name}, config")
+        function, config_type = values.load_entry(task.job.entry, where=f"job {task.job.name}")
+        config: Any = values.build(config_type, task.job.config, where=f"job {task.job.name}, config")
         function(config, task)
         if task.rank:
             _send_outputs(task)
