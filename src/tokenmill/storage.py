@@ -6,11 +6,13 @@ Three ways to write, and no other:
     publish_once   commit records: of several racing writers exactly one wins
     create         data under a private name: nobody reads it before a commit record names it
 
-Each of them leaves the old state behind when the writer dies at any line.
+Each of them leaves the old state behind when the writer dies at any line. What holds on object stores,
+and what does not, stands in ``object_store/s3.py``.
 """
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -18,26 +20,14 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
-import fsspec
-
 from tokenmill.errors import InputError, MissingExtraError, StorageError
+from tokenmill.object_store import FileInfo, S3Store, Upload
 
 _memory_lock = threading.Lock()
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileInfo:
-    """A stored file."""
-
-    url: str
-    """Absolute path or URL."""
-    num_bytes: int
-    """Size in bytes."""
 
 
 def is_local(url: str) -> bool:
@@ -70,7 +60,22 @@ def join(base: str, *parts: str) -> str:
     return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+def _s3(url: str) -> S3Store | None:
+    """The store of an ``s3://`` URL."""
+    return s3_of(os.getpid()) if url.startswith(("s3://", "s3a://")) else None
+
+
+@functools.cache
+def s3_of(pid: int) -> S3Store:
+    """The connections and counts of a process; one that was forked makes its own."""
+    from tokenmill.object_store.s3 import connect  # late, as fsspec is
+
+    return connect()
+
+
 def _filesystem(url: str) -> tuple[Any, str]:
+    import fsspec  # late: it would be a third of a worker's start, and local files need none of it
+
     try:
         return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
     except ImportError as error:
@@ -82,10 +87,18 @@ def _filesystem(url: str) -> tuple[Any, str]:
         ) from error
 
 
+def _buffered_file() -> Any:
+    import fsspec.spec  # late, as above
+
+    return fsspec.spec.AbstractBufferedFile
+
+
 def exists(url: str) -> bool:
     """True if a file or a folder is there."""
     if is_local(url):
         return local_path(url).exists()
+    if store := _s3(url):
+        return store.exists(url)
     filesystem, path = _filesystem(url)
     filesystem.invalidate_cache()
     return bool(filesystem.exists(path))
@@ -100,6 +113,8 @@ def read_bytes(url: str) -> bytes:
     try:
         if is_local(url):
             return local_path(url).read_bytes()
+        if store := _s3(url):
+            return store.read(url)
         filesystem, path = _filesystem(url)
         return cast("bytes", filesystem.cat_file(path))
     except FileNotFoundError as error:
@@ -129,12 +144,16 @@ def dump_json(value: Any, indent: int | None = None) -> bytes:
 def open_input(url: str) -> BinaryIO:
     """Open a file for seekable binary reading.
 
+    Object stores are asked at the first read, not before.
+
     Raises:
         InputError: the file is missing or not readable.
     """
     try:
         if is_local(url):
             return local_path(url).open("rb")
+        if store := _s3(url):
+            return cast("BinaryIO", io.BufferedReader(store.open(url)))
         filesystem, path = _filesystem(url)
         return cast("BinaryIO", filesystem.open(path, "rb"))
     except FileNotFoundError as error:
@@ -150,6 +169,9 @@ def list_files(url: str) -> list[FileInfo]:
     """
     if is_local(url):
         return _list_local(local_path(url))
+    if store := _s3(url):
+        shown = (info for info in store.find(url) if not info.url.rsplit("/", 1)[-1].startswith("."))
+        return sorted(shown, key=lambda info: info.url)
     filesystem, path = _filesystem(url)
     filesystem.invalidate_cache()
     found: dict[str, Any] = (
@@ -192,11 +214,13 @@ def list_partials(url: str) -> list[FileInfo]:
 
 
 def list_names(url: str) -> list[str]:
-    """Names directly inside a folder, sorted; empty if the folder is not there."""
+    """Names directly inside a folder, sorted, but for hidden ones; empty if the folder is not there."""
     if is_local(url):
         path = local_path(url)
         names = os.listdir(path) if path.is_dir() else []
         return sorted(name for name in names if not name.startswith("."))
+    if store := _s3(url):
+        return [name for name in store.names(url) if not name.startswith(".")]
     filesystem, path_ = _filesystem(url)
     filesystem.invalidate_cache()
     try:
@@ -224,50 +248,61 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_partial(path: Path, data: bytes) -> Path:
-    """Write and sync a hidden private file beside ``path``."""
+def _write_partial(path: Path, data: bytes, durable: bool) -> Path:
+    """Write a hidden private file beside ``path``, and wait for the disk if it is to be durable."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.partial"
     try:
         with partial.open("xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     return partial
 
 
-def write_atomic(url: str, data: bytes) -> None:
+def write_atomic(url: str, data: bytes, *, durable: bool = True) -> None:
     """Replace a file: readers see the old bytes or the new ones, never a mixture.
+
+    Args:
+        url: the file.
+        data: its new content.
+        durable: wait until the disk has it; not for advice, which a crash of the machine may take away.
 
     Raises:
         StorageError: the bytes could not be written; the old file is untouched.
     """
     with _explained(url, "write a file"):
+        if store := _s3(url):
+            store.write(url, data)
+            return
         if not is_local(url):
             filesystem, path = _filesystem(url)
             filesystem.pipe_file(path, data)
             return
         target = local_path(url)
-        partial = _write_partial(target, data)
+        partial = _write_partial(target, data, durable)
         partial.replace(target)
-        _sync_folder(target.parent)
+        if durable:
+            _sync_folder(target.parent)
 
 
-def publish_once(url: str, data: bytes) -> bool:
+def publish_once(url: str, data: bytes, *, durable: bool = True) -> bool:
     """Create a file unless it is there; of racing writers exactly one gets True.
 
-    Local: ``link(2)``, which refuses an existing name on every POSIX file system. Object stores:
-    a conditional PUT (``If-None-Match: *``).
+    Local: ``link(2)``, which refuses an existing name on every POSIX file system. Object stores: a conditional
+    PUT (``If-None-Match: *``), judged by who stored the bytes where the answer was lost. On stores that ignore
+    the condition (``is_exclusive`` tells) two racing writers may both get True, and the later bytes stand.
 
     Raises:
         StorageError: the bytes could not be written.
     """
     with _explained(url, "publish a record"):
         if is_local(url):
-            return _publish_local(local_path(url), data)
+            return _publish_local(local_path(url), data, durable)
         return _publish_remote(url, data)
 
 
@@ -283,17 +318,18 @@ def _publish_remote(url: str, data: bytes) -> bool:
     return True
 
 
-def _publish_local(target: Path, data: bytes) -> bool:
+def _publish_local(target: Path, data: bytes, durable: bool) -> bool:
     if target.exists():
         return False
-    partial = _write_partial(target, data)
+    partial = _write_partial(target, data, durable)
     try:
         os.link(partial, target)
     except FileExistsError:
         return False
     finally:
         partial.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    if durable:
+        _sync_folder(target.parent)
     return True
 
 
@@ -385,7 +421,7 @@ class OutputFile(io.RawIOBase):
         with contextlib.suppress(OSError):
             if is_local(self.url):
                 self._file.close()
-            elif isinstance(self._file, fsspec.spec.AbstractBufferedFile):
+            elif isinstance(self._file, _buffered_file()):
                 self._file.discard()  # aborts the upload
                 self._file.closed = True  # else the garbage collector would finish it
         with contextlib.suppress(OSError):

@@ -11,10 +11,11 @@ from test_executors import outputs
 
 from tokenmill import storage
 from tokenmill.errors import InputError, StorageError, VersionError
+from tokenmill.executors.commits import merge_commits
 from tokenmill.executors.driver import run_recipe
 from tokenmill.executors.graph import lay_out
 from tokenmill.executors.job import Job, Recipe
-from tokenmill.executors.ledger import JobFolder, Source, input_files, merge_commits
+from tokenmill.executors.ledger import JobFolder, Source, input_files
 from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.status import recipe_status
 
@@ -42,12 +43,12 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, bool], N
         count = 0
 
         def wrapped(write: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*args: Any) -> Any:
+            def call(*args: Any, **options: Any) -> Any:
                 nonlocal count
                 count += 1
                 if count == number and not after:
                     raise Killed
-                result = write(*args)
+                result = write(*args, **options)
                 if count == number:
                     raise Killed
                 return result
@@ -115,7 +116,7 @@ def commit(shard: int, name: str) -> dict[str, Any]:
     }
 
 
-RECORD = {"tokenmill": "1", "identity": "x", "job": {"name": "j"}}
+RECORD = {"format": 1, "tokenmill": "1", "identity": "x", "job": {"name": "j"}}
 
 
 def test_manifests_merge_in_order_of_names() -> None:
@@ -143,7 +144,11 @@ def test_leases_belong_to_a_launch(tmp_path: Path) -> None:
     assert folder.lease("one", 3, {})
     assert not folder.lease("one", 3, {})
     assert folder.lease("two", 3, {})
-    assert folder.leased("one") == {3}
+    assert folder.leased("one") == {3: 0}
+    assert folder.lease("one", 3, {"task": 1}, generation=1)
+    assert not folder.lease("one", 3, {"task": 2}, generation=1)
+    assert folder.leased("one") == {3: 1}
+    assert folder.holder("one", 3, 1) == {"task": 1}
 
 
 def test_a_child_does_not_read_an_incomplete_parent(small: Recipe, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def _shard(facts: _Facts, shard: int) -> tuple[str, list[str]]:
     attempts = facts.of(shard)
     target = f"{facts.job}/{shard}"
     if shard in facts.done:
-        commit = storage.read_json(facts.folder.done_url(shard))
+        commit = facts.folder.committed(shard)
         winner = str(commit["attempt"])
         others = [
             record for record in attempts if record["attempt"] != winner or record["outcome"] == "running"

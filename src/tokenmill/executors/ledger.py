@@ -4,7 +4,8 @@
       job.yaml             what the job is, for people and workers
       plan.jsonl           the shards, written once
       submissions/<launch>/  what was asked of the scheduler: scripts, receipt
-      leases/<launch>/     advice: which attempt took which shard
+      leases/<launch>/     advice: which task took which shard
+      heartbeats/<launch>/ one per task, rewritten while it lives
       attempts/            one record per attempt
       logs/                one log per attempt
       data/                outputs under names that hold the attempt
@@ -21,9 +22,8 @@ scheduler says.
 
 import contextlib
 import hashlib
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -33,13 +33,13 @@ import yaml
 import tokenmill
 from tokenmill import storage
 from tokenmill.errors import IdentityError, InputError, StorageError, VersionError
+from tokenmill.executors.commits import Commits, merge_commits
 from tokenmill.executors.job import Job, Piece, Resources, Shard, Sharding
 from tokenmill.executors.plan import InputFile, make_plan
-from tokenmill.telemetry import Counters, Report
+from tokenmill.executors.secrets import Redactor
 
 FORMAT = 1
 """Version of the files in a job's folder."""
-_PER_FOLDER = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,8 @@ class JobFolder:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self.redactor = Redactor()
+        self._commits = Commits(self.at("done"))
 
     def at(self, *parts: str) -> str:
         """URL of something in the folder."""
@@ -237,15 +239,53 @@ class JobFolder:
 
     # leases, attempts, commits
 
-    def lease(self, launch: str, shard: int, holder: Mapping[str, Any]) -> bool:
-        """Take a shard within a launch; False if another task has it. Advice: the commit is the law."""
+    def lease(self, launch: str, shard: int, holder: Mapping[str, Any], generation: int = 0) -> bool:
+        """Take a shard within a launch; False if another task has it. Advice: the commit is the law.
+
+        Args:
+            launch: token of the launch.
+            shard: index of the shard.
+            holder: who takes it, with the key ``task``.
+            generation: 0 for the first holder; one more each time a shard is taken over.
+        """
+        suffix = f".{generation}" if generation else ""
         return storage.publish_once(
-            self.at("leases", launch, f"{shard:05d}.json"), storage.dump_json(dict(holder))
+            self.at("leases", launch, f"{shard:05d}{suffix}.json"),
+            storage.dump_json(dict(holder)),
+            durable=False,
         )
 
-    def leased(self, launch: str) -> set[int]:
-        """Shards taken within a launch."""
-        return {int(name.partition(".")[0]) for name in storage.list_names(self.at("leases", launch))}
+    def leased(self, launch: str) -> dict[int, int]:
+        """Shards taken within a launch, with the newest generation of their leases."""
+        found: dict[int, int] = {}
+        for name in storage.list_names(self.at("leases", launch)):
+            shard, *generation = name.removesuffix(".json").split(".")
+            found[int(shard)] = max(found.get(int(shard), 0), int(generation[0]) if generation else 0)
+        return found
+
+    def holder(self, launch: str, shard: int, generation: int) -> dict[str, Any]:
+        """Who took a shard."""
+        suffix = f".{generation}" if generation else ""
+        return dict(storage.read_json(self.at("leases", launch, f"{shard:05d}{suffix}.json")))
+
+    def write_beat(self, launch: str, beat: Mapping[str, Any]) -> None:
+        """Show that a task of a launch lives."""
+        url = self.at("heartbeats", launch, f"{beat['task']}.json")
+        storage.write_atomic(url, storage.dump_json(dict(beat)), durable=False)
+
+    def beats(self, launch: str) -> dict[int, dict[str, Any]]:
+        """Last sign of life of every task of a launch that gave one, by its number."""
+        names = storage.list_names(self.at("heartbeats", launch))
+        return {int(name.removesuffix(".json")): self._beat(launch, name) for name in names}
+
+    def beat(self, launch: str, task: int) -> dict[str, Any] | None:
+        """Last sign of life of a task; None if it gave none."""
+        if not storage.exists(self.at("heartbeats", launch, f"{task}.json")):
+            return None
+        return self._beat(launch, f"{task}.json")
+
+    def _beat(self, launch: str, name: str) -> dict[str, Any]:
+        return dict(storage.read_json(self.at("heartbeats", launch, name)))
 
     def write_attempt(self, record: Mapping[str, Any]) -> None:
         """Write or rewrite the record of an attempt."""
@@ -297,22 +337,32 @@ class JobFolder:
 
     def commit(self, record: Mapping[str, Any]) -> bool:
         """Publish a commit record; False if another attempt was first."""
-        return storage.publish_once(self.done_url(record["shard"]), storage.dump_json(dict(record)))
+        return self._commits.publish(record)
 
     def done_url(self, shard: int) -> str:
-        """Where the commit record of a shard lies."""
-        return self.at("done", f"{shard // _PER_FOLDER:05d}", f"{shard:05d}.json")
+        """Where the commit record of a shard is published."""
+        return self._commits.url_of(shard)
+
+    def committed(self, shard: int) -> dict[str, Any]:
+        """The commit record of a shard that is done.
+
+        Raises:
+            InputError: it is not.
+            StorageError: the record is damaged.
+        """
+        return self._commits.read(shard)
 
     def done(self) -> set[int]:
         """Indices of the shards that are done."""
-        folders = storage.list_names(self.at("done"))
-        names = (name for folder in folders for name in storage.list_names(self.at("done", folder)))
-        return {int(name.partition(".")[0]) for name in names}
+        return self._commits.indices()
 
     def commits(self) -> Iterator[dict[str, Any]]:
         """Commit records in order of shards."""
-        for shard in sorted(self.done()):
-            yield storage.read_json(self.done_url(shard))
+        return iter(self._commits)
+
+    def fold_commits(self) -> int:
+        """Fold the records of every full thousand of shards into one file; returns how many thousands."""
+        return self._commits.fold()
 
     def quarantine(self, shard: int, reason: str) -> None:
         """Set a shard aside: no task tries it again until it is released."""
@@ -344,9 +394,12 @@ class JobFolder:
 
     def withdraw_commit(self, shard: int) -> None:
         """Make a shard not done: its commit record and its leases count no longer."""
+        self._commits.unfold(shard)
         self.withdraw(self.done_url(shard).removeprefix(self.url + "/"))
         for launch in storage.list_names(self.at("leases")):
-            storage.remove(self.at("leases", launch, f"{shard:05d}.json"))
+            for name in storage.list_names(self.at("leases", launch)):
+                if name.startswith(f"{shard:05d}."):
+                    storage.remove(self.at("leases", launch, name))
 
     # the end
 
@@ -365,49 +418,6 @@ class JobFolder:
         manifest = merge_commits(self.record, self.commits())
         storage.publish_once(self.at("manifest.json"), storage.dump_json(manifest, indent=1))
         return True
-
-
-def merge_commits(record: Mapping[str, Any], commits: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Manifest of a job: outputs by logical name, counters and figures merged in order of shards.
-
-    Commits are read one after the other and not kept: a job may have a hundred thousand.
-
-    Raises:
-        StorageError: two shards wrote the same logical name.
-    """
-    counters, times, report = Counters(), Counters(), Report()
-    outputs: list[dict[str, Any]] = []
-    num_shards = 0
-    for commit in commits:
-        num_shards += 1
-        times.merge({"seconds": commit["seconds"], "cpu_seconds": commit["cpu_seconds"]})
-        times.merge({"started_min": commit["started"], "ended_max": commit["ended"]})
-        outputs.extend(commit["outputs"])
-        counters.merge(commit["counters"])
-        report.merge(commit["figures"])
-    outputs.sort(key=lambda output: output["name"])
-    for left, right in itertools.pairwise(outputs):
-        if left["name"] == right["name"]:
-            raise StorageError(
-                "two shards wrote an output of the same name",
-                where=f"job {record['job']['name']}",
-                got=left["name"],
-                fix="put task.shard_name into the name",
-            )
-    return {
-        "format": FORMAT,
-        "tokenmill": record["tokenmill"],
-        "identity": record["identity"],
-        "name": record["job"]["name"],
-        "num_shards": num_shards,
-        "outputs": outputs,
-        "counters": counters.values,
-        "figures": report.figures,
-        "seconds": times.values.get("seconds", 0.0),
-        "cpu_seconds": times.values.get("cpu_seconds", 0.0),
-        "started": times.values.get("started_min", 0.0),
-        "ended": times.values.get("ended_max", 0.0),
-    }
 
 
 def digest_of(files: Mapping[str, Sequence[InputFile]]) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 from tokenmill import storage
 from tokenmill.errors import InputError
 from tokenmill.executors import page
-from tokenmill.executors.ledger import JobFolder, merge_commits
+from tokenmill.executors.commits import merge_commits
+from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.status import JobStatus, driver_of, job_status, read_run
 from tokenmill.telemetry import Counters
 

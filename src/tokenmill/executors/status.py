@@ -207,4 +207,4 @@ def _leased_newest(folder: JobFolder, driven: bool) -> set[int]:
     if not order:
         return set()
     executor = storage.read_json(folder.at("submissions", order[-1], "intent.json"))["executor"]
-    return folder.leased(order[-1]) if driven or executor == "slurm" else set()
+    return set(folder.leased(order[-1])) if driven or executor == "slurm" else set()

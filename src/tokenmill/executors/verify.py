@@ -23,7 +23,8 @@ from tokenmill import storage
 from tokenmill.errors import IdentityError, InputError, StorageError
 from tokenmill.executors.idle import refuse_live
 from tokenmill.executors.launch import Executor
-from tokenmill.executors.ledger import JobFolder, digest_of, input_files, merge_commits
+from tokenmill.executors.commits import merge_commits
+from tokenmill.executors.ledger import JobFolder, digest_of, input_files
 from tokenmill.executors.status import folders_of
 
 _BLOCK_BYTES = 1 << 20
@@ -133,7 +134,7 @@ class _Check:
         url = self._folder.done_url(shard)
         file = url.removeprefix(self._folder.url + "/")
         try:
-            commit = dict(storage.read_json(url))
+            commit = self._folder.committed(shard)
             outputs = [
                 (str(output["path"]), output["bytes"], output["sha256"]) for output in commit["outputs"]
             ]
