@@ -23,6 +23,7 @@ from tokenmill.executors.job import Job, Recipe
 from tokenmill.executors.site import Site
 
 _CHECKOUT = Path(tokenmill.__file__).parents[2]
+_RECIPE_KEYS = ("name", "inputs", "jobs", "secrets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class _RecipeValues:
     name: str
     jobs: Mapping[str, Mapping[str, Any]]
     inputs: Mapping[str, str | tuple[str, ...] | None] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -59,7 +61,7 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     }
     checked = tuple(_job(name, job, values.place.at("jobs", name)) for name, job in jobs.items())
     inputs = {name: _input_urls(name, value, values.place) for name, value in recipe.inputs.items()}
-    return Recipe(name=recipe.name, inputs=inputs, jobs=checked)
+    return Recipe(name=recipe.name, inputs=inputs, jobs=checked, secrets=recipe.secrets)
 
 
 def recipe_of_run(values: Mapping[str, Any], where: str) -> Recipe:
@@ -115,10 +117,10 @@ def _check_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> No
     """Refuse an override that would make a job or an input which the recipe does not have."""
     for text in overrides:
         path, _ = config.parse_override(text)
-        if path[0] not in ("name", "inputs", "jobs"):
-            raise config.unknown("key", path[0], ("name", "inputs", "jobs"), f"--set {text}")
+        if path[0] not in _RECIPE_KEYS:
+            raise config.unknown("key", path[0], _RECIPE_KEYS, f"--set {text}")
         known = mapping.get(path[0])
-        if path[1:] and isinstance(known, Mapping) and path[1] not in known:
+        if path[0] != "secrets" and path[1:] and isinstance(known, Mapping) and path[1] not in known:
             raise config.unknown(path[0].removesuffix("s"), path[1], known, f"--set {text}")
 
 

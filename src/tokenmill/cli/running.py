@@ -5,7 +5,7 @@ import functools
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
@@ -22,6 +22,7 @@ from tokenmill.cli.command import (
 )
 from tokenmill.cli.placement import Placement, make_executor, recalled, remember
 from tokenmill.executors import report as reports
+from tokenmill.executors import secrets
 from tokenmill.executors.cancel import cancel as cancel_run
 from tokenmill.executors.driver import run_recipe
 from tokenmill.executors.job import Recipe
@@ -51,6 +52,7 @@ def run(
     if dry_run:
         _show_plan(output, loaded, run_dir, executor)
     else:
+        loaded = _with_secrets(loaded, executor)
         drive = functools.partial(run_recipe, loaded, run_dir, executor, detach=detach)
         _drive(drive, run_dir, placement, output)
 
@@ -77,6 +79,7 @@ def resume(
     loaded = recipes.recipe_of_run(read_run(run_dir)["recipe"], storage.join(run_dir, "run.json"))
     placement = recalled(run_dir, placement)
     executor = make_executor(placement)
+    loaded = _with_secrets(loaded, executor)
     drive = functools.partial(run_recipe, loaded, run_dir, executor, retry_failed=True, detach=detach)
     _drive(drive, run_dir, placement, output)
 
@@ -116,6 +119,18 @@ def _drive(drive: Callable[..., list[JobStatus]], run_dir: str, placement: Place
             page = reports.write_report(run_dir)
             value = {"run": run_dir, "report": page, "jobs": [asdict(status) for status in last]}
             output.show(value, lambda: print_statuses(last, f"report: {page}"), quiet=page)
+
+
+def _with_secrets(recipe: Recipe, executor: Executor) -> Recipe:
+    """The recipe with the files of its secrets and the site's, checked as far as this machine has them.
+
+    Raises:
+        ConfigError: a file is missing, empty, or readable by others.
+    """
+    site = executor.site.secrets if isinstance(executor, SlurmExecutor) else {}
+    found = secrets.merged(recipe.secrets, site)
+    secrets.check(found, must_exist=not isinstance(executor, SlurmExecutor))
+    return replace(recipe, secrets=found)
 
 
 def _show_plan(output: Output, recipe: Recipe, run_dir: str, executor: Executor) -> None:

@@ -81,6 +81,7 @@ def run_attempt(folder: JobFolder, shard: Shard, place: Place, stop: Callable[[]
             local_rank=place.local_rank,
             log=log,
             stop_requested=stop,
+            redact=folder.redactor.text,
         )
         outcome, error = _call(folder, task, record)
         certain = isinstance(error, MISTAKES)
@@ -90,7 +91,7 @@ def run_attempt(folder: JobFolder, shard: Shard, place: Place, stop: Callable[[]
         record
         | {
             "outcome": outcome,
-            "error": "" if error is None else f"{type(error).__name__}: {error}",
+            "error": "" if error is None else folder.redactor.text(f"{type(error).__name__}: {error}"),
             "certain": certain,
             "ended": time.time(),
             "seconds": time.time() - record["started"],
@@ -139,7 +140,7 @@ def _commit_record(
         "cpu_seconds": cpu_seconds,
         "outputs": sorted(task.outputs, key=lambda output: output["name"]),
         "counters": task.counters.values,
-        "figures": task.report.figures,
+        "figures": folder.redactor.value(task.report.figures),
     }
 
 
@@ -188,7 +189,7 @@ def _attempt_log(folder: JobFolder, shard: int, attempt: str, rank: int) -> typi
         handler = logging.FileHandler(storage.local_path(url), encoding="utf-8")
     else:  # object stores cannot append: the log is stored when the attempt ends
         handler = logging.StreamHandler(buffer)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(folder.redactor.formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("tokenmill")
     level = root.level
     root.addHandler(handler)

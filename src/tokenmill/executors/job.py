@@ -90,6 +90,8 @@ class Recipe:
     """Recipe input -> paths, globs or URLs."""
     jobs: tuple[Job, ...]
     """Jobs in any order."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Variable of the workers -> file of mode 0600 that holds its value; no part of any identity."""
 
     def __post_init__(self) -> None:
         """Refuse a graph that cannot run.
@@ -242,6 +244,8 @@ class Task:
     """Writes into the attempt's log file."""
     stop_requested: Callable[[], bool] = lambda: False
     """True once the scheduler has announced the end: save progress and raise ``TaskStopped``."""
+    redact: Callable[[str], str] = str
+    """Hides the secrets of the run in a text."""
     outputs: list[dict[str, Any]] = field(default_factory=list)
     """Finished outputs; filled by ``output`` and ``adopt``."""
 
@@ -286,7 +290,7 @@ class Task:
     def tell(self, text: str) -> None:
         """Show people, in one line, how far this attempt is; of a gang rank 0 speaks."""
         if self.rank == 0:
-            value = {"shard": self.shard.index, "text": text}
+            value = {"shard": self.shard.index, "text": self.redact(text)}
             storage.write_atomic(storage.join(self.job_url, "now.json"), storage.dump_json(value))
 
     def publish(self, key: str, value: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tokenmill.executors.attempt import Place
 from tokenmill.executors.launch import Launch, record_intent
 from tokenmill.executors.processes import end_processes, has_failed, start_tasks
-from tokenmill.executors.worker import Stop, work
+from tokenmill.executors.worker import Stop, equip, work
 
 
 class LocalExecutor:
@@ -30,6 +30,7 @@ class LocalExecutor:
         if launch.folder.job.layout == "gang" and launch.num_tasks > 1:
             _run_ranks(launch)
         else:
+            equip(launch.folder, streams=False)
             work(launch.folder, Place(launch=launch.token), Stop())
 
     def live(self, launches: Sequence[Launch]) -> set[str]:

@@ -36,7 +36,7 @@ from tokenmill.executors.job import Job, Shard
 from tokenmill.executors.launch import Launch, record_intent
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.plan import remaining
-from tokenmill.executors.worker import EXIT_FAILED, Stop, allocated_tasks, log_to_stdout, work
+from tokenmill.executors.worker import EXIT_FAILED, Stop, allocated_tasks, equip, log_to_stdout, work
 
 PMI = {"MPICH": "pmi2", "Open MPI": "pmix"}
 """What srun must speak so that ranks of an MPI library find each other."""
@@ -524,6 +524,7 @@ def run_rank(launch: Launch, *, end_with_stdin: bool) -> int:
     for signum in (signal.SIGTERM, signal.SIGUSR1):  # MPI may have set handlers of its own
         signal.signal(signum, stop.request)
     _print_to(launch, world.rank)
+    equip(launch.folder)
     log_to_stdout()
     where = f"job {launch.folder.job.name}, launch {launch.token}"
     try:

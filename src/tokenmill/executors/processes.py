@@ -23,6 +23,7 @@ from tokenmill.executors.worker import (
     EXIT_FAILED,
     EXIT_STOPPED,
     Stop,
+    equip,
     log_to_stdout,
     watch_parent,
     work,
@@ -46,7 +47,10 @@ def process_main(job_url: str, place: Place, output: str, parent: int) -> None:
     signal.signal(signal.SIGTERM, stop.request)
     signal.signal(signal.SIGUSR1, stop.request)
     try:
-        sys.exit(work(JobFolder(job_url), place, stop))
+        folder = JobFolder(job_url)
+        equip(folder)
+        log_to_stdout()
+        sys.exit(work(folder, place, stop))
     except TokenmillError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_FAILED)

@@ -24,6 +24,8 @@ class Site:
     """Names of variables passed from the submitting shell to jobs; nothing else is passed."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """Variables set in jobs. Values stand in scripts for all to read: no secrets."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Variable of the workers -> file of mode 0600, on every node, that holds its value."""
     setup: tuple[str, ...] = ()
     """Shell lines run before the worker (modules, containers)."""
     python: str = ""

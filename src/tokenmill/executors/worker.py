@@ -11,11 +11,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 
 import tokenmill
 from tokenmill.errors import GangError, TokenmillError, VersionError
+from tokenmill.executors import secrets
 from tokenmill.executors.attempt import Place, run_attempt, shard_of
 from tokenmill.executors.job import Shard
 from tokenmill.executors.ledger import JobFolder
@@ -215,6 +216,33 @@ def slurm_place(launch: str, first_task: int, num_tasks: int) -> Place:
         ) from error
 
 
+def equip(folder: JobFolder, *, streams: bool = True) -> None:
+    """Put the run's secrets into the environment, and keep secrets out of what this process writes.
+
+    Args:
+        folder: the job's folder; its records and logs are kept clean.
+        streams: standard output and error are this task's own, and kept clean as well.
+
+    Raises:
+        ConfigError: the file of a secret is missing, empty, or readable by others.
+    """
+    values = secrets.load(secrets.files_of_job(folder.url))
+    os.environ.update(values)
+    folder.redactor = redactor(values.values())
+    if streams:
+        sys.stdout, sys.stderr = folder.redactor.stream(sys.stdout), folder.redactor.stream(sys.stderr)
+
+
+def redactor(values: Iterable[str] = ()) -> secrets.Redactor:
+    """Hides these values and those of the environment that are secrets by their name."""
+    return secrets.Redactor([*values, *secrets.telling(os.environ)])
+
+
+def variable(name: str) -> str:
+    """Value of a variable of the environment that a person named; empty if it is not set."""
+    return os.environ.get(name, "")
+
+
 def allocated_tasks() -> int:
     """Tasks of the SLURM allocation that this process runs in; 0 outside of one."""
     return int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_JOB_ID" in os.environ else 0
@@ -229,9 +257,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-tasks", type=int, default=1)
     parser.add_argument("--signal-seconds", type=float, default=0.0)
     options = parser.parse_args(arguments)
-    log_to_stdout()
     try:
         folder = JobFolder(options.job_folder)
+        equip(folder)
+        log_to_stdout()
         stop = Stop(folder.job.resources.time_seconds, options.signal_seconds)
         signal.signal(signal.SIGUSR1, stop.request)
         signal.signal(signal.SIGTERM, stop.request)
