@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tokenmill import storage
+
 FAKE_PROGRAMS = Path(__file__).parent / "fake_slurm" / "bin"
 
 
@@ -132,6 +134,7 @@ def s3_base(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     for key, value in (values | {"AWS_ENDPOINT_URL": s3_endpoint}).items():
         monkeypatch.setenv(key, value)
     s3fs.S3FileSystem.clear_instance_cache()
+    storage.s3_of.cache_clear()
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
     s3fs.S3FileSystem().mkdir(bucket)
     return f"s3://{bucket}/base"

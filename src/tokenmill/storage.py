@@ -22,10 +22,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from tokenmill.errors import InputError, MissingExtraError, StorageError
-from tokenmill.object_store import FileInfo, S3Store, Upload
+from tokenmill.object_store import FileInfo, Upload
+
+if TYPE_CHECKING:
+    from tokenmill.object_store.s3 import S3Store
 
 _memory_lock = threading.Lock()
 
@@ -60,13 +63,13 @@ def join(base: str, *parts: str) -> str:
     return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
-def _s3(url: str) -> S3Store | None:
+def _s3(url: str) -> "S3Store | None":
     """The store of an ``s3://`` URL."""
     return s3_of(os.getpid()) if url.startswith(("s3://", "s3a://")) else None
 
 
 @functools.cache
-def s3_of(pid: int) -> S3Store:
+def s3_of(pid: int) -> "S3Store":
     """The connections and counts of a process; one that was forked makes its own."""
     from tokenmill.object_store.s3 import connect  # late, as fsspec is
 
@@ -293,9 +296,10 @@ def write_atomic(url: str, data: bytes, *, durable: bool = True) -> None:
 def publish_once(url: str, data: bytes, *, durable: bool = True) -> bool:
     """Create a file unless it is there; of racing writers exactly one gets True.
 
-    Local: ``link(2)``, which refuses an existing name on every POSIX file system. Object stores: a conditional
-    PUT (``If-None-Match: *``), judged by who stored the bytes where the answer was lost. On stores that ignore
-    the condition (``is_exclusive`` tells) two racing writers may both get True, and the later bytes stand.
+    Local: ``link(2)``, which refuses an existing name on every POSIX file system. Object stores: a
+    conditional PUT (``If-None-Match: *``), judged by who stored the bytes where the answer was lost. On
+    stores that ignore the condition (``is_exclusive`` tells) two racing writers may both get True, and the
+    later bytes stand.
 
     Raises:
         StorageError: the bytes could not be written.
@@ -303,7 +307,36 @@ def publish_once(url: str, data: bytes, *, durable: bool = True) -> bool:
     with _explained(url, "publish a record"):
         if is_local(url):
             return _publish_local(local_path(url), data, durable)
+        if store := _s3(url):
+            return store.publish(url, data)
         return _publish_remote(url, data)
+
+
+def is_exclusive(url: str) -> bool:
+    """Whether of racing ``publish_once`` to this URL exactly one wins.
+
+    Where it is not so, a writer that seems to have lost must leave its data alone: the record that stands in
+    the end may be its own. ``tokenmill gc`` removes them once nobody can publish any more.
+    """
+    store = _s3(url)
+    return store is None or store.is_exclusive(url)
+
+
+def requests() -> dict[str, int]:
+    """Requests of this process to object stores so far: get, put, head, list, delete; retries among them."""
+    return s3_of(os.getpid()).client.counts() if s3_of.cache_info().currsize else {}
+
+
+def list_uploads(url: str) -> list[Upload]:
+    """Uploads in parts below a folder that were begun and not ended, by URL; local files have none."""
+    store = _s3(url)
+    return [] if store is None else sorted(store.uploads(url), key=lambda upload: upload.url)
+
+
+def abort_upload(upload: Upload) -> None:
+    """End an upload and drop its parts, if it is still there."""
+    if store := _s3(upload.url):
+        store.abort(upload)
 
 
 def _publish_remote(url: str, data: bytes) -> bool:
@@ -324,8 +357,11 @@ def _publish_local(target: Path, data: bytes, durable: bool) -> bool:
     partial = _write_partial(target, data, durable)
     try:
         os.link(partial, target)
-    except FileExistsError:
-        return False
+    except OSError as error:
+        if partial.stat().st_nlink != 2:  # else it is done, and only the answer of a file server was lost
+            if isinstance(error, FileExistsError):
+                return False
+            raise
     finally:
         partial.unlink(missing_ok=True)
     if durable:
@@ -337,6 +373,9 @@ def remove(url: str) -> None:
     """Remove a file if it is there."""
     if is_local(url):
         local_path(url).unlink(missing_ok=True)
+        return
+    if store := _s3(url):
+        store.remove(url)
         return
     filesystem, path = _filesystem(url)
     with contextlib.suppress(FileNotFoundError):
@@ -374,6 +413,8 @@ class OutputFile(io.RawIOBase):
                 path = local_path(url)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = cast("BinaryIO", path.open("xb"))
+            elif store := _s3(url):
+                self._file = cast("BinaryIO", store.create(url))
             else:
                 filesystem, remote = _filesystem(url)
                 self._file = cast("BinaryIO", filesystem.open(remote, "wb"))
@@ -418,6 +459,9 @@ class OutputFile(io.RawIOBase):
     def discard(self) -> None:
         """Close and remove the file."""
         super().close()
+        if _s3(self.url):
+            cast("Any", self._file).discard()  # what was sent is no object yet
+            return
         with contextlib.suppress(OSError):
             if is_local(self.url):
                 self._file.close()
