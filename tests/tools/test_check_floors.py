@@ -74,6 +74,10 @@ BREACHES = {
         {"cli.py": "def f() -> None:\n    import yaml\n"},
         "cli.py:2: deferred",
     ),
+    "deferred for the start, by another module": (
+        {"errors.py": "def f() -> None:\n    import fsspec\n"},
+        "errors.py:2: deferred",
+    ),
     "deferred, in a method": (
         {"cli.py": "class C:\n    def f(self) -> None:\n        if self:\n            import json\n"},
         "cli.py:4: deferred",
@@ -129,6 +133,7 @@ KEPT = {
     },
     "the folder and its modules": {"data/__init__.py": "from tokenmill.data import a\n", "data/a.py": ""},
     "deferred, optional": {"data/a.py": "def f() -> None:\n    import trafilatura\n"},
+    "deferred for the start": {"storage.py": "def f() -> None:\n    import fsspec.spec\n"},
     "lean": {"training/a.py": "import json\nimport numpy\nimport torch\nfrom safetensors import x\n"},
     "torch": {"models/a.py": "import torch\n"},
     "environment": {"executors/worker.py": "import os\nx = os.environ['A']\n"},
