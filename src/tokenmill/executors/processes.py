@@ -18,11 +18,11 @@ from tokenmill.errors import TokenmillError
 from tokenmill.executors.attempt import Place
 from tokenmill.executors.launch import Launch, record_intent
 from tokenmill.executors.ledger import JobFolder
+from tokenmill.executors.stop import Stop
 from tokenmill.executors.worker import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_STOPPED,
-    Stop,
     equip,
     log_to_stdout,
     watch_parent,
@@ -41,7 +41,6 @@ def process_main(job_url: str, place: Place, output: str, parent: int) -> None:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-    log_to_stdout()
     watch_parent(parent, lambda: os._exit(EXIT_FAILED))
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.request)
