@@ -95,6 +95,7 @@ def run_attempt(folder: JobFolder, shard: Shard, place: Place, stop: Callable[[]
             "certain": certain,
             "ended": time.time(),
             "seconds": time.time() - record["started"],
+            "cpu_seconds": time.process_time() - task.cpu_start,
             "max_rss_bytes": usage.ru_maxrss * 1024,
         }
     )

@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -246,6 +247,8 @@ class Task:
     """True once the scheduler has announced the end: save progress and raise ``TaskStopped``."""
     redact: Callable[[str], str] = str
     """Hides the secrets of the run in a text."""
+    cpu_start: float = field(default_factory=time.process_time)
+    """CPU time that the process had used when the attempt began, in seconds."""
     outputs: list[dict[str, Any]] = field(default_factory=list)
     """Finished outputs; filled by ``output`` and ``adopt``."""
 
