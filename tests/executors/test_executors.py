@@ -27,7 +27,8 @@ from tokenmill.executors.mpi import MpiExecutor
 from tokenmill.executors.processes import ProcessesExecutor
 from tokenmill.executors.slurm import SlurmExecutor
 from tokenmill.executors.status import recipe_status
-from tokenmill.executors.worker import EXIT_DONE, EXIT_STOPPED, Stop, work
+from tokenmill.executors.stop import Stop
+from tokenmill.executors.worker import EXIT_DONE, EXIT_STOPPED, work
 
 
 def outputs(run: Path) -> dict[str, str]:

@@ -14,21 +14,24 @@ import time
 import traceback
 import typing
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import tokenmill
 from tokenmill import storage, values
-from tokenmill.errors import ConfigError, FormatError, GangError, InputError, MissingExtraError
+from tokenmill.errors import ConfigError, GangError, TokenmillError
+from tokenmill.executors.failures import error_class
+from tokenmill.executors.hang import watched
 from tokenmill.executors.job import Job, Shard, Task, TaskStopped
+from tokenmill.executors.leases import Heart, Overtaken
 from tokenmill.executors.ledger import JobFolder
+from tokenmill.executors.roll_call import call_roll, check_size, patience
+from tokenmill.executors.world import FileWorld, World
 from tokenmill.telemetry import Counters, Report
 
 _PEER_SECONDS = 600.0
 _POLL_SECONDS = 0.05
-MISTAKES = (ConfigError, FormatError, InputError, MissingExtraError)
-"""Errors that another attempt at the same input would only repeat."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +50,48 @@ class Place:
     """Ranks of the gang; 1 in an array."""
     local_rank: int = 0
     """Rank within the node."""
+    host: str = field(default_factory=socket.gethostname)
+    """Name of the node."""
+    scheduler_id: str = ""
+    """The task as its scheduler names it."""
+    segment: int = 0
+    """Which of the launch's submissions that follow each other; of a gang."""
+    restart: int = 0
+    """How often the scheduler has started this submission before; of a gang."""
+    world: World | None = None
+    """The ranks' connection, where the executor has one; else they meet at files."""
+    in_driver: bool = False
+    """This process is the driver's own, so it must not be ended."""
 
 
-def run_attempt(folder: JobFolder, shard: Shard, place: Place, stop: Callable[[], bool]) -> str:
-    """Try a shard; returns the outcome: done, late (another attempt was first), stopped or error."""
+def attempt_name(place: Place, layout: str) -> str:
+    """Name of a new attempt: unique, and for a gang the same on all its ranks."""
+    unique = f"s{place.segment}r{place.restart}" if layout == "gang" else os.urandom(3).hex()
+    return f"{place.launch}-{unique}"
+
+
+def run_attempt(
+    folder: JobFolder, shard: Shard, place: Place, stop: Callable[[], bool], heart: Heart | None = None
+) -> str:
+    """Try a shard; returns the outcome: done, late (another attempt was first), stopped or error.
+
+    Args:
+        folder: the job's folder.
+        shard: what to work on.
+        place: where this task stands.
+        stop: whether the end was announced.
+        heart: interrupts the entry when another attempt has committed the shard.
+    """
     job = folder.job
-    attempt = place.launch if job.layout == "gang" else f"{place.launch}-{os.urandom(3).hex()}"
+    attempt = attempt_name(place, job.layout)
     record: dict[str, Any] = {
         "shard": shard.index,
         "attempt": attempt,
         "rank": place.rank,
         "launch": place.launch,
-        "host": socket.gethostname(),
+        "host": place.host,
+        "task": place.index,
+        "scheduler_id": place.scheduler_id,
         "pid": os.getpid(),
         "started": time.time(),
         "outcome": "running",
@@ -83,47 +116,85 @@ def run_attempt(folder: JobFolder, shard: Shard, place: Place, stop: Callable[[]
             stop_requested=stop,
             redact=folder.redactor.text,
         )
-        outcome, error = _call(folder, task, record)
-        certain = isinstance(error, MISTAKES)
+        task.world = place.world or _file_world(task)
+
+        def end_hanging(error: GangError) -> None:
+            _write_end(folder, record, task, "error", error)
+            os._exit(1)  # the thread of the entry may be stuck where no Python runs
+
+        gang = job.layout == "gang"
+        with watched(task, end_hanging) if gang and not place.in_driver else nullcontext():
+            outcome, error = _call(folder, task, record, heart)
         log.info("outcome: %s", outcome)
+    _write_end(folder, record, task, outcome, error)
+    return outcome
+
+
+def _file_world(task: Task) -> World:
+    return FileWorld(
+        rank=task.rank,
+        world_size=task.world_size,
+        check=patience(task.stop_requested),
+        url=storage.join(task.exchange_url, "world"),
+    )
+
+
+def _write_end(
+    folder: JobFolder, record: Mapping[str, Any], task: Task, outcome: str, error: Exception | None
+) -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     folder.write_attempt(
-        record
-        | {
+        {
+            **record,
+            **task.findings,
             "outcome": outcome,
             "error": "" if error is None else folder.redactor.text(f"{type(error).__name__}: {error}"),
-            "certain": certain,
+            "class": "" if error is None else error_class(error),
             "ended": time.time(),
             "seconds": time.time() - record["started"],
             "cpu_seconds": time.process_time() - task.cpu_start,
             "max_rss_bytes": usage.ru_maxrss * 1024,
         }
     )
-    return outcome
 
 
-def _call(folder: JobFolder, task: Task, record: Mapping[str, Any]) -> tuple[str, Exception | None]:
+def _call(
+    folder: JobFolder, task: Task, record: Mapping[str, Any], heart: Heart | None
+) -> tuple[str, Exception | None]:
     """Call the entry and commit; returns the outcome and the error."""
-    cpu_start = time.process_time()
+    error: Exception | None = None
     try:
-        function, config_type = values.load_entry(task.job.entry, where=f"job {task.job.name}")
-        config: Any = values.build(config_type, task.job.config, where=f"job {task.job.name}, config")
-        function(config, task)
-        if task.rank:
-            _send_outputs(task)
-            return "done", None
-        _gather_outputs(task)
-        won = folder.commit(_commit_record(folder, task, record, time.process_time() - cpu_start))
+        outcome = _work_and_commit(folder, task, record, heart)
     except TaskStopped:
         return "stopped", None
-    except Exception as error:
+    except Overtaken:
+        task.log.info("another attempt was first, or the shard was cancelled")
+        outcome = "late"
+    except Exception as raised:
         task.log.error("%s", traceback.format_exc())
+        # if the failure came after the record was there, its files are needed
+        outcome, error = ("done", None) if _is_committed(folder, task) else ("error", raised)
+    if outcome != "done":
         _discard(folder, task)
-        return "error", error
-    if not won:
-        _discard(folder, task)
-        return "late", None
-    return "done", None
+    return outcome, error
+
+
+def _work_and_commit(folder: JobFolder, task: Task, record: Mapping[str, Any], heart: Heart | None) -> str:
+    cpu_start = time.process_time()
+    function, config_type = values.load_entry(task.job.entry, where=f"job {task.job.name}")
+    config: Any = values.build(config_type, task.job.config, where=f"job {task.job.name}, config")
+    if task.job.layout == "gang":
+        check_size(task)
+    if task.world_size > 1:
+        task.findings |= call_roll(task, folder.record["identity"])
+    with heart.interruptible() if heart else nullcontext():
+        function(config, task)
+    if task.rank:
+        _send_outputs(task)
+        return "done"
+    _gather_outputs(task)
+    won = folder.commit(_commit_record(folder, task, record, time.process_time() - cpu_start))
+    return "done" if won else "late"
 
 
 def _commit_record(
@@ -143,6 +214,13 @@ def _commit_record(
         "counters": task.counters.values,
         "figures": folder.redactor.value(task.report.figures),
     }
+
+
+def _is_committed(folder: JobFolder, task: Task) -> bool:
+    try:
+        return bool(storage.read_json(folder.done_url(task.shard.index))["attempt"] == task.attempt)
+    except (TokenmillError, OSError):
+        return False
 
 
 def _discard(folder: JobFolder, task: Task) -> None:

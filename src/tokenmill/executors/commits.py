@@ -43,6 +43,10 @@ class Commits:
         """Publish a record; False if another attempt was first."""
         return storage.publish_once(self.url_of(record["shard"]), storage.dump_json(dict(record)))
 
+    def has(self, shard: int) -> bool:
+        """True if a shard is done."""
+        return storage.exists(self.url_of(shard)) or storage.exists(self.segment_url(shard))
+
     def indices(self) -> set[int]:
         """Shards that are done."""
         folded, loose = self._layout()

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from tokenmill import storage
 from tokenmill.errors import ConfigError
+from tokenmill.executors.world import World
 from tokenmill.telemetry import Counters, Report
 
 Layout = Literal["array", "gang"]
@@ -42,6 +43,22 @@ class Sharding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """Ranks of a gang that ask for something else than the others; a component of a heterogeneous job."""
+
+    ranks: int
+    """Number of ranks."""
+    cpus: int = 1
+    """CPU cores per rank."""
+    gpus: int = 0
+    """GPUs per rank."""
+    memory_bytes: int = 2_000_000_000
+    """Memory per rank in bytes."""
+    constraint: str = ""
+    """Node features that these ranks need; the site's if empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """What a task asks of a site. Part of the placement."""
 
@@ -57,6 +74,41 @@ class Resources:
     """Time limit of a submission in seconds."""
     max_attempts: int = 2
     """Attempts at a shard that may end in an error before it is quarantined."""
+    max_lost: int = 8
+    """Attempts at a shard that may end with their task (preempted, killed, lost) before it is quarantined."""
+    max_memory_bytes: int = 0
+    """Most memory per task that a shard may get after running out of it; 0: four times ``memory_bytes``."""
+    max_time_seconds: int = 0
+    """Longest time limit that a shard may get after exceeding it; 0: four times ``time_seconds``."""
+    lease_seconds: float = 60.0
+    """A task that showed no life for so long loses its shards to others."""
+    segments: int = 1
+    """Submissions of a gang that queue one behind the other: the next waits in line while one runs."""
+    parts: tuple[Part, ...] = ()
+    """Groups of a gang's ranks that ask for different things, numbered through; empty: all are alike."""
+    hang_seconds: float = 0.0
+    """End an attempt of a gang that shows no progress (``Task.tell``, an output) for so long; 0: never."""
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not add up.
+
+        Raises:
+            ConfigError: their ranks are not the gang's, or a number is too small.
+        """
+        # records hold plain values
+        parts = tuple(Part(**part) if isinstance(part, Mapping) else part for part in self.parts)
+        object.__setattr__(self, "parts", parts)
+        ranks = [part.ranks for part in parts]
+        if parts and (sum(ranks) != self.tasks or min(ranks) < 1):
+            raise ConfigError(
+                "the parts of a gang do not add up",
+                where="resources.parts",
+                expected=f"ranks that are positive and add up to tasks, {self.tasks}",
+                got=" + ".join(map(str, ranks)),
+                fix=f"set tasks to {sum(ranks)}: it is part of what the job is; how ranks are placed is not",
+            )
+        if self.segments < 1:
+            raise ConfigError("a gang needs a segment", where="resources.segments", got=str(self.segments))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +131,18 @@ class Job:
     """How inputs become shards."""
     resources: Resources = Resources()
     """What a task asks of a site."""
+
+    def __post_init__(self) -> None:
+        """Refuse what only a gang can have.
+
+        Raises:
+            ConfigError: an array has parts or segments.
+        """
+        for name, given in (("parts", self.resources.parts), ("segments", self.resources.segments > 1)):
+            if given and self.layout != "gang":
+                raise ConfigError(
+                    f"only a gang has {name}", where=f"job {self.name}, resources", fix="set layout: gang"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,8 +313,14 @@ class Task:
     """Hides the secrets of the run in a text."""
     cpu_start: float = field(default_factory=time.process_time)
     """CPU time that the process had used when the attempt began, in seconds."""
+    world: World = field(default_factory=lambda: World(rank=0, world_size=1))
+    """The ranks of the gang, for collectives; a world of one in an array."""
     outputs: list[dict[str, Any]] = field(default_factory=list)
     """Finished outputs; filled by ``output`` and ``adopt``."""
+    findings: dict[str, Any] = field(default_factory=dict)
+    """What was measured at the start; goes into the attempt's record."""
+    signs: int = 0
+    """Signs of progress so far, for ``Resources.hang_seconds``."""
 
     @property
     def shard_name(self) -> str:
@@ -292,13 +362,19 @@ class Task:
 
     def tell(self, text: str) -> None:
         """Show people, in one line, how far this attempt is; of a gang rank 0 speaks."""
+        self.signs += 1
         if self.rank == 0:
             value = {"shard": self.shard.index, "text": self.redact(text)}
             storage.write_atomic(storage.join(self.job_url, "now.json"), storage.dump_json(value))
 
-    def publish(self, key: str, value: Mapping[str, Any]) -> None:
-        """Tell the other ranks of this attempt a small value."""
-        storage.publish_once(self._exchange_url(key), storage.dump_json(dict(value)))
+    @property
+    def exchange_url(self) -> str:
+        """Folder of what the ranks of this attempt tell each other."""
+        return storage.join(self.job_url, "exchange", self.attempt)
+
+    def publish(self, key: str, value: Mapping[str, Any]) -> bool:
+        """Tell the other ranks of this attempt a small value; False if the key was published before."""
+        return storage.publish_once(self._exchange_url(key), storage.dump_json(dict(value)))
 
     def published(self, key: str) -> dict[str, Any] | None:
         """What a rank of this attempt has published under a key; None if nothing yet."""
@@ -306,7 +382,7 @@ class Task:
         return dict(storage.read_json(url)) if storage.exists(url) else None
 
     def _exchange_url(self, key: str) -> str:
-        return storage.join(self.job_url, "exchange", self.attempt, f"{key}.json")
+        return storage.join(self.exchange_url, f"{key}.json")
 
 
 class TaskStopped(Exception):  # noqa: N818 - not an error: progress is saved and the shard goes on later
@@ -325,6 +401,7 @@ class TaskOutput(storage.OutputFile):
         if self.closed:
             return
         super().close()
+        self._task.signs += 1
         self._task.outputs.append(
             {"name": self._name, "path": self._path, "bytes": self.num_bytes, "sha256": self.sha256}
         )

@@ -34,6 +34,7 @@ import tokenmill
 from tokenmill import storage
 from tokenmill.errors import IdentityError, InputError, StorageError, VersionError
 from tokenmill.executors.commits import Commits, merge_commits
+from tokenmill.executors.failures import hopeless
 from tokenmill.executors.job import Job, Piece, Resources, Shard, Sharding
 from tokenmill.executors.plan import InputFile, make_plan
 from tokenmill.executors.secrets import Redactor
@@ -292,26 +293,41 @@ class JobFolder:
         name = f"{record['shard']:05d}.{record['attempt']}.rank{record['rank']}.json"
         storage.write_atomic(self.at("attempts", name), storage.dump_json(dict(record), indent=1))
 
-    def attempts(self) -> list[dict[str, Any]]:
-        """Records of all attempts, by shard and start."""
-        records = [
-            storage.read_json(self.at("attempts", name)) for name in storage.list_names(self.at("attempts"))
+    def attempts(self, part: str = "") -> list[dict[str, Any]]:
+        """Records of attempts, by shard and start.
+
+        Args:
+            part: only those with this in their name: ``00007.`` for a shard, the token of a launch.
+        """
+        names = [
+            name
+            for name in storage.list_names(self.at("attempts"))
+            if name.startswith(part) or f".{part}" in name
         ]
+        records = [storage.read_json(self.at("attempts", name)) for name in names]
         return sorted(records, key=lambda record: (record["shard"], record["started"], record["rank"]))
 
-    def is_hopeless(self, shard: int) -> bool:
-        """True if a shard has failed as often as it may, or in a way that another attempt would repeat."""
-        names = [name for name in storage.list_names(self.at("attempts")) if name.startswith(f"{shard:05d}.")]
-        records = [storage.read_json(self.at("attempts", name)) for name in names]
-        errors = [record for record in records if record["outcome"] == "error"]
-        most = self.job.resources.max_attempts
-        return len({record["attempt"] for record in errors}) >= most or any(
-            record.get("certain", False) for record in errors
-        )
+    def hopeless(self, shard: int) -> str:
+        """Why a shard is not tried again; empty if it is."""
+        return hopeless(self.attempts(f"{shard:05d}."), self.job.resources)
+
+    def needs_another_task(self, shard: int) -> bool:
+        """True if the last attempt at a shard ran out of memory or space: this task would fail again."""
+        records = self.attempts(f"{shard:05d}.")
+        return bool(records) and records[-1].get("class") in ("oom", "disk")
+
+    def is_settled(self, shard: int) -> bool:
+        """True if work on a shard is in vain: it is done, or set aside."""
+        return self._commits.has(shard) or storage.exists(self.at("quarantine", f"{shard:05d}.json"))
 
     def num_stopped(self) -> int:
         """Number of attempts that saved their progress and stopped on request."""
         return sum(record["outcome"] == "stopped" for record in self.attempts())
+
+    def intent(self, launch: str) -> dict[str, Any]:
+        """What was to be started; empty if that was never written down."""
+        url = self.at("submissions", launch, "intent.json")
+        return dict(storage.read_json(url)) if storage.exists(url) else {}
 
     def launch_order(self) -> list[str]:
         """Tokens of recorded launches, oldest first."""
@@ -379,7 +395,7 @@ class JobFolder:
     def release(self) -> None:
         """Take all shards out of quarantine and forgive their failures."""
         for record in self.attempts():
-            if record["outcome"] == "error":
+            if record["outcome"] in ("error", "lost"):
                 self.write_attempt(record | {"outcome": "forgiven"})
         for name in storage.list_names(self.at("quarantine")):
             storage.remove(self.at("quarantine", name))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from tokenmill.executors.attempt import Place
 from tokenmill.executors.launch import Launch, record_intent
 from tokenmill.executors.processes import end_processes, has_failed, start_tasks
-from tokenmill.executors.worker import Stop, equip, work
+from tokenmill.executors.stop import Stop
+from tokenmill.executors.worker import equip, work
 
 
 class LocalExecutor:
@@ -31,7 +32,7 @@ class LocalExecutor:
             _run_ranks(launch)
         else:
             equip(launch.folder, streams=False)
-            work(launch.folder, Place(launch=launch.token), Stop())
+            work(launch.folder, Place(launch=launch.token, in_driver=True), Stop())
 
     def live(self, launches: Sequence[Launch]) -> set[str]:
         """None: a launch returns when it has ended."""

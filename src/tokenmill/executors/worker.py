@@ -4,55 +4,32 @@ The same code runs in every executor. Only this module reads the environment.
 """
 
 import argparse
-import functools
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Iterable, Sequence
 
 import tokenmill
 from tokenmill.errors import GangError, TokenmillError, VersionError
 from tokenmill.executors import secrets
-from tokenmill.executors.attempt import Place, run_attempt, shard_of
+from tokenmill.executors.array import work_array
+from tokenmill.executors.attempt import Place
+from tokenmill.executors.gang import work_gang
 from tokenmill.executors.job import Shard
 from tokenmill.executors.ledger import JobFolder
-from tokenmill.executors.plan import remaining
+from tokenmill.executors.stop import Stop
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_STOPPED = 85
 """Not finished, but nothing went wrong: launch the job again."""
+_GANG_CODES = {"done": EXIT_DONE, "late": EXIT_DONE, "stopped": EXIT_STOPPED, "error": EXIT_FAILED}
 _PARENT_POLL_SECONDS = 0.5
 _log = logging.getLogger("tokenmill.worker")
-
-
-class Stop:
-    """Whether the scheduler has announced the end, or the time limit is near.
-
-    Args:
-        seconds: time limit of the submission in seconds; 0 for none.
-        margin: notice that the scheduler gives, in seconds.
-    """
-
-    def __init__(self, seconds: float = 0.0, margin: float = 0.0) -> None:
-        self._requested = threading.Event()
-        self._deadline = time.monotonic() + seconds - margin if seconds else float("inf")
-
-    def request(self, signum: int = 0, frame: FrameType | None = None) -> None:
-        """Ask for an end; usable as a signal handler."""
-        self._requested.set()
-
-    def requested(self) -> bool:
-        """True once the end was announced."""
-        return self._requested.is_set()
-
-    def leaves(self, seconds: float) -> bool:
-        """True if there is time for something that takes so many seconds."""
-        return not self.requested() and time.monotonic() + seconds < self._deadline
 
 
 def check_version(folder: JobFolder) -> None:
@@ -86,51 +63,9 @@ def work(folder: JobFolder, place: Place, stop: Stop, take: Callable[[], Shard |
     """
     check_version(folder)
     if place.world_size > 1 or folder.job.layout == "gang":
-        return _work_gang(folder, place, stop)
-    failed = _take(folder, take or functools.partial(next, _leases(folder, place), None), place, stop)
-    while failed and not stop.requested():
-        failed = [shard for shard in failed if not folder.is_hopeless(shard.index)]
-        failed = [shard for shard in failed if run_attempt(folder, shard, place, stop.requested) == "error"]
-        _quarantine(folder, failed)
+        return _GANG_CODES[work_gang(folder, place, stop)]
+    work_array(folder, place, stop, take)
     return _exit_code(folder, stop)
-
-
-def _leases(folder: JobFolder, place: Place) -> Iterator[Shard]:
-    """Shards that this task could lease; the next one is leased when it is asked for."""
-    shards = _rotated(folder.ensure_plan(), place)
-    live = folder.leased(place.launch)
-    for shard in remaining(shards, done=folder.done(), quarantined=set(folder.quarantined()), live=live):
-        if folder.lease(place.launch, shard.index, {"task": place.index, "pid": os.getpid()}):
-            yield shard
-
-
-def _take(folder: JobFolder, take: Callable[[], Shard | None], place: Place, stop: Stop) -> list[Shard]:
-    """Take and try shards one after the other; returns those that failed."""
-    failed: list[Shard] = []
-    seconds: list[float] = []
-    while stop.leaves(sum(seconds) / len(seconds) if seconds else 0.0) and (shard := take()) is not None:
-        started = time.monotonic()
-        outcome = run_attempt(folder, shard, place, stop.requested)
-        seconds.append(time.monotonic() - started)
-        _log.info("shard %d: %s in %.2f s", shard.index, outcome, seconds[-1])
-        if outcome == "error":
-            failed.append(shard)
-    _quarantine(folder, failed)
-    return failed
-
-
-def _rotated(shards: Sequence[Shard], place: Place) -> list[Shard]:
-    """Shards in plan order, each task beginning at another place, so that leases seldom collide."""
-    first = place.index * len(shards) // max(1, place.num_tasks)
-    return [*shards[first:], *shards[:first]]
-
-
-def _quarantine(folder: JobFolder, failed: Sequence[Shard]) -> None:
-    for shard in failed:
-        if folder.is_hopeless(shard.index):
-            mine = [record for record in folder.attempts() if record["shard"] == shard.index]
-            errors = [record["error"] for record in mine if record["outcome"] == "error"]
-            folder.quarantine(shard.index, errors[-1])
 
 
 def _exit_code(folder: JobFolder, stop: Stop) -> int:
@@ -139,35 +74,6 @@ def _exit_code(folder: JobFolder, stop: Stop) -> int:
     if folder.quarantined():
         return EXIT_FAILED
     return EXIT_STOPPED if not stop.leaves(0.0) else EXIT_DONE
-
-
-def _work_gang(folder: JobFolder, place: Place, stop: Stop) -> int:
-    """Work as one rank on the gang's only shard."""
-    wanted = max(1, folder.job.resources.tasks)
-    if place.world_size != wanted:
-        raise GangError(
-            "a gang of the wrong size",
-            where=f"job {folder.job.name}, rank {place.rank}",
-            expected=f"{wanted} ranks",
-            got=f"{place.world_size} ranks",
-            fix="start one worker per rank with srun, as the script in submissions/ does",
-        )
-    shard = shard_of(folder, folder.job)
-    if shard.index in folder.done():
-        folder.publish_manifest()
-        return EXIT_DONE
-    if place.rank == 0:  # nobody competes for the shard; the lease shows that it is worked on
-        folder.lease(place.launch, shard.index, {"task": 0, "pid": os.getpid()})
-    outcome = run_attempt(folder, shard, place, stop.requested)
-    _log.info("rank %d: %s", place.rank, outcome)
-    if outcome == "error":
-        _quarantine(folder, [shard])
-        return EXIT_FAILED
-    if outcome == "stopped":
-        return EXIT_STOPPED
-    if place.rank == 0:
-        folder.publish_manifest()
-    return EXIT_DONE
 
 
 def watch_parent(parent: int, action: Callable[[], None]) -> None:
@@ -190,22 +96,30 @@ def log_to_stdout() -> None:
     _log.propagate = False  # an attempt's log holds the lines of the attempt alone
 
 
-def slurm_place(launch: str, first_task: int, num_tasks: int) -> Place:
+def slurm_place(launch: str, first_task: int, num_tasks: int, segment: int = 0) -> Place:
     """Place of this process, from the variables that SLURM sets.
 
     Raises:
         GangError: a variable is missing, so this is not a SLURM task.
     """
     environment = os.environ
+    host, job_id = (
+        environment.get("SLURMD_NODENAME", socket.gethostname()),
+        environment.get("SLURM_JOB_ID", ""),
+    )
     try:
         if "SLURM_ARRAY_TASK_ID" in environment:
             index = first_task + int(environment["SLURM_ARRAY_TASK_ID"])
-            return Place(launch=launch, index=index, num_tasks=num_tasks)
+            return Place(launch=launch, index=index, num_tasks=num_tasks, host=host, scheduler_id=job_id)
         return Place(
             launch=launch,
             rank=int(environment["SLURM_PROCID"]),
             world_size=int(environment["SLURM_NTASKS"]),
             local_rank=int(environment["SLURM_LOCALID"]),
+            segment=segment,
+            restart=int(environment.get("SLURM_RESTART_COUNT", "0")),
+            host=host,
+            scheduler_id=job_id,
         )
     except KeyError as error:
         raise GangError(
@@ -255,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--launch", required=True)
     parser.add_argument("--first-task", type=int, default=0)
     parser.add_argument("--num-tasks", type=int, default=1)
+    parser.add_argument("--segment", type=int, default=0)
     parser.add_argument("--signal-seconds", type=float, default=0.0)
     options = parser.parse_args(arguments)
     try:
@@ -264,7 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop = Stop(folder.job.resources.time_seconds, options.signal_seconds)
         signal.signal(signal.SIGUSR1, stop.request)
         signal.signal(signal.SIGTERM, stop.request)
-        return work(folder, slurm_place(options.launch, options.first_task, options.num_tasks), stop)
+        place = slurm_place(options.launch, options.first_task, options.num_tasks, options.segment)
+        return work(folder, place, stop)
     except TokenmillError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return EXIT_FAILED

@@ -1,0 +1,169 @@
+"""How the tasks of an array share its shards: lease, try, try again, then help others out.
+
+1. lease shards nobody has, one at a time, and try them
+2. try again what failed here, as far as there is hope
+3. wait for what others hold: take over the shards of tasks that fell silent, and of stragglers
+"""
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from tokenmill.executors.attempt import Place, run_attempt
+from tokenmill.executors.job import Shard
+from tokenmill.executors.leases import Heart, Held, Observer, choose, straggler_seconds
+from tokenmill.executors.ledger import JobFolder
+from tokenmill.executors.plan import remaining
+from tokenmill.executors.stop import Stop
+
+_MOST_FAILURES = 5
+"""Failures in a row, none before, after which a task doubts its node and leaves the rest to others."""
+_MOST_HANDS = 16
+"""Idle tasks that wait to take over what others lose."""
+_SAMPLE = 64
+"""Commit records from which the usual time of a shard is taken."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_log = logging.getLogger("tokenmill.worker")
+
+
+def work_array(folder: JobFolder, place: Place, stop: Stop, take: Callable[[], Shard | None] | None) -> None:
+    """Work on shards until none is left for this task.
+
+    Args:
+        folder: the job's folder.
+        place: where this task stands.
+        stop: whether the end was announced.
+        take: gives the next shard, or None; by default tasks agree by leases in files.
+    """
+    with Heart(folder, place.launch, place.index, place.host) as heart:
+        _Sharer(folder, place, stop, heart).run(take)
+
+
+class _Sharer:
+    """One task among those of its launch.
+
+    Args:
+        folder: the job's folder.
+        place: where this task stands.
+        stop: whether the end was announced.
+        heart: shows that this task lives.
+    """
+
+    def __init__(self, folder: JobFolder, place: Place, stop: Stop, heart: Heart) -> None:
+        self._folder, self._place, self._stop, self._heart = folder, place, stop, heart
+        self._straggler_seconds = float("inf")
+        self._seconds: list[float] = []
+
+    def run(self, take: Callable[[], Shard | None] | None) -> None:
+        """Take, try again, take over."""
+        failed = self._take(take or functools.partial(next, self._leases(), None))
+        if failed and self._doubts(failed):
+            _log.warning("%d shards in a row failed: the rest is left to other tasks", len(failed))
+            return
+        while failed and not self._stop.requested():
+            failed = [shard for shard in failed if self._try(shard) == "error"]
+            failed = self._hopeful(failed)
+        if self._place.num_tasks > 1:
+            self._help()
+
+    def _doubts(self, failed: Sequence[Shard]) -> bool:
+        return len(failed) == len(self._seconds) >= _MOST_FAILURES and self._place.num_tasks > 1
+
+    def _leases(self) -> Iterator[Shard]:
+        """Shards that this task could lease; the next one is leased when it is asked for."""
+        folder, place = self._folder, self._place
+        shards = _rotated(folder.ensure_plan(), place)
+        live = set(folder.leased(place.launch))
+        for shard in remaining(shards, done=folder.done(), quarantined=set(folder.quarantined()), live=live):
+            if folder.lease(place.launch, shard.index, self._holder()):
+                yield shard
+
+    def _holder(self) -> dict[str, int]:
+        return {"task": self._place.index, "pid": os.getpid()}
+
+    def _take(self, take: Callable[[], Shard | None]) -> list[Shard]:
+        """Take and try shards one after the other; returns those that failed and may yet be done."""
+        failed: list[Shard] = []
+        while self._stop.leaves(self._usual_seconds()) and (shard := take()) is not None:
+            if self._try(shard) == "error":
+                failed.append(shard)
+                if self._doubts(failed):
+                    break
+        return self._hopeful(failed)
+
+    def _usual_seconds(self) -> float:
+        return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
+
+    def _try(self, shard: Shard) -> str:
+        started = time.monotonic()
+        with self._heart.working_on(shard.index):
+            outcome = run_attempt(self._folder, shard, self._place, self._stop.requested, self._heart)
+        self._seconds.append(time.monotonic() - started)
+        _log.info("shard %d: %s in %.2f s", shard.index, outcome, self._seconds[-1])
+        return outcome
+
+    def _hopeful(self, failed: Sequence[Shard]) -> list[Shard]:
+        """Those that may yet be done; the others are set aside."""
+        left: list[Shard] = []
+        for shard in failed:
+            if reason := self._folder.hopeless(shard.index):
+                self._folder.quarantine(shard.index, reason)
+            elif not self._folder.needs_another_task(shard.index):
+                left.append(shard)
+        return left
+
+    def _help(self) -> None:
+        """Wait for what others hold, and take over what they lose."""
+        observer = Observer(self._folder, self._place.launch, self._folder.job.resources.lease_seconds)
+        plan = {shard.index: shard for shard in self._folder.ensure_plan()}
+        self._heart.idle()
+        pause = _SHORTEST_PAUSE
+        is_first = True
+        while self._stop.leaves(self._usual_seconds()):
+            held = observer.held(self._unfinished(plan))
+            if not held or (is_first and self._are_enough(len(held))):
+                return
+            is_first = False
+            choice = choose(held, self._late_after())
+            if choice is not None:
+                self._take_over(plan[choice.shard], choice)
+                pause = _SHORTEST_PAUSE
+            else:
+                time.sleep(pause)
+                pause = min(1.5 * pause, _LONGEST_PAUSE, max(_SHORTEST_PAUSE, self._usual_seconds() / 2))
+
+    def _unfinished(self, plan: dict[int, Shard]) -> set[int]:
+        done, quarantined = self._folder.done(), set(self._folder.quarantined())
+        return {shard.index for shard in remaining(list(plan.values()), done=done, quarantined=quarantined)}
+
+    def _are_enough(self, num_held: int) -> bool:
+        """True if so many tasks wait already that one more would only hold its allocation."""
+        beats = self._folder.beats(self._place.launch)
+        idle = sum(beat["state"] == "idle" for task, beat in beats.items() if task != self._place.index)
+        return bool(idle >= min(num_held, _MOST_HANDS))
+
+    def _late_after(self) -> float:
+        if self._straggler_seconds == float("inf"):
+            done = sorted(self._folder.done())
+            sample = done[:: max(1, len(done) // _SAMPLE)]
+            times = [float(self._folder.committed(shard)["seconds"]) for shard in sample]
+            self._straggler_seconds = straggler_seconds(times)
+        return self._straggler_seconds
+
+    def _take_over(self, shard: Shard, held: Held) -> None:
+        self._heart.busy()
+        holder = self._holder()
+        if self._folder.lease(self._place.launch, shard.index, holder, held.generation + 1):
+            why = "its task fell silent" if held.is_silent else f"a straggler, {held.seconds:.1f} s"
+            _log.info("shard %d is taken over: %s", shard.index, why)
+            if self._try(shard) == "error":
+                self._hopeful([shard])
+        self._heart.idle()
+
+
+def _rotated(shards: Sequence[Shard], place: Place) -> list[Shard]:
+    """Shards in plan order, each task beginning at another place, so that leases seldom collide."""
+    first = place.index * len(shards) // max(1, place.num_tasks)
+    return [*shards[first:], *shards[:first]]
