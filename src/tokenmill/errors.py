@@ -11,6 +11,8 @@
     ├── SubmissionError    the scheduler refused a submission
     ├── JobError           a job ended without all its shards
     ├── GangError          ranks of one gang do not agree
+    │   ├── WorldError     they are not the ranks that the job asks for
+    │   └── HangError      they show no progress
     └── TrainingError      training cannot go on: a loss that is not finite
 
 A message says what happened, where, what was expected against what was found, and what to do next.
@@ -89,6 +91,14 @@ class JobError(TokenmillError):
 
 class GangError(TokenmillError):
     """The ranks of one gang do not agree."""
+
+
+class WorldError(GangError):
+    """The ranks are not those that the job asks for; started the same way, they never will be."""
+
+
+class HangError(GangError):
+    """The ranks of a gang show no progress."""
 
 
 class TrainingError(TokenmillError):

@@ -14,13 +14,14 @@ import pytest
 from entries import HERE, make_recipe
 
 from tokenmill.errors import GangError, JobError, MissingExtraError, SubmissionError
-from tokenmill.executors import mpi
+from tokenmill.executors import mpi_rank, mpi_start, mpi_world
 from tokenmill.executors.driver import run_recipe
 from tokenmill.executors.job import Job, Resources
 from tokenmill.executors.launch import launches_of
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
-from tokenmill.executors.mpi import MpiExecutor, Starter
+from tokenmill.executors.mpi import MpiExecutor
+from tokenmill.executors.mpi_start import Starter
 from tokenmill.executors.status import recipe_status
 
 GOLDEN = HERE / "golden" / "mpi_commands.txt"
@@ -83,9 +84,9 @@ def fake_mpiexec(tmp_path: Path, text: str) -> MpiExecutor:
 
 
 def test_commands_equal_their_golden_file() -> None:
-    words = ["python", "-m", "tokenmill.executors.mpi"]
+    words = ["python", "-m", "tokenmill.executors.mpi_rank"]
     lines = [
-        f"{name}: {' '.join(mpi.start_command(starter, JOB, 4, words))}\n"
+        f"{name}: {' '.join(mpi_start.start_command(starter, JOB, 4, words))}\n"
         for name, starter in STARTERS.items()
     ]
     if os.environ.get("TOKENMILL_ACCEPT"):
@@ -96,17 +97,17 @@ def test_commands_equal_their_golden_file() -> None:
 
 
 def test_what_srun_must_speak_depends_on_the_library() -> None:
-    assert mpi.library_of("MPICH Version:      5.0.2\nMPICH Release date: ...") == "MPICH"
-    assert mpi.library_of("Open MPI v5.0.11, package: ...") == "Open MPI"
+    assert mpi_start.library_of("MPICH Version:      5.0.2\nMPICH Release date: ...") == "MPICH"
+    assert mpi_start.library_of("Open MPI v5.0.11, package: ...") == "Open MPI"
     with pytest.raises(SubmissionError, match="got: Intel MPI"):
-        mpi.library_of("Intel MPI 2021\n")
-    assert mpi.pmi_of("MPICH", LIST_22_05) == "pmi2"
-    assert mpi.pmi_of("Open MPI", LIST_22_05) == "pmix"
-    assert mpi.pmi_of("MPICH", "srun: MPI types are...\nsrun: none\nsrun: pmi2\n") == "pmi2"
+        mpi_start.library_of("Intel MPI 2021\n")
+    assert mpi_start.pmi_of("MPICH", LIST_22_05) == "pmi2"
+    assert mpi_start.pmi_of("Open MPI", LIST_22_05) == "pmix"
+    assert mpi_start.pmi_of("MPICH", "srun: MPI types are...\nsrun: none\nsrun: pmi2\n") == "pmi2"
     with pytest.raises(SubmissionError, match=r"expected: pmix\n.*\n  fix: .* pmi2: MPICH"):
-        mpi.pmi_of("Open MPI", "srun: MPI types are...\nsrun: pmi2\n")
+        mpi_start.pmi_of("Open MPI", "srun: MPI types are...\nsrun: pmi2\n")
     with pytest.raises(SubmissionError, match="ask for SLURM's plugin"):
-        mpi.pmi_of("MPICH", "MPI plugin types are...\n\tnone\n\tpmi2_of_another_kind\n")
+        mpi_start.pmi_of("MPICH", "MPI plugin types are...\n\tnone\n\tpmi2_of_another_kind\n")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +118,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("mpi")
 def test_a_missing_mpiexec_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mpi.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(mpi_start.shutil, "which", lambda *_, **__: None)
     with pytest.raises(SubmissionError, match="mpiexec is not on PATH"):
         MpiExecutor(2).check()
 
@@ -133,7 +134,7 @@ def test_inside_an_allocation_ranks_are_a_step(monkeypatch: pytest.MonkeyPatch, 
     executor = MpiExecutor()
     assert executor.workers == 6
     assert executor.starter.program == "srun"
-    assert executor.starter.pmi == mpi.PMI[executor.starter.library]
+    assert executor.starter.pmi == mpi_start.PMI[executor.starter.library]
     srun.write_text("#!/bin/sh\necho 'no such option' >&2; exit 1\n")
     with pytest.raises(SubmissionError, match="no such option"):
         MpiExecutor().check()
@@ -152,13 +153,13 @@ def test_inside_an_allocation_ranks_are_a_step(monkeypatch: pytest.MonkeyPatch, 
 )
 def test_other_worlds_are_refused(ranks: list[int], total: int, threads: bool, words: list[str]) -> None:
     with pytest.raises(GangError) as caught:
-        mpi.check_world(4, ranks, total, threads=threads, library="MPICH Version: 5", where="job j")
+        mpi_world.check_world(4, ranks, total, threads=threads, library="MPICH Version: 5", where="job j")
     assert [word for word in words if word not in str(caught.value).replace("an MPI world", "a world")] == []
 
 
 def test_the_world_that_was_asked_for_is_not_refused() -> None:
-    mpi.check_world(4, [3, 0, 2, 1], 4, threads=True, library="MPICH Version: 5", where="job j")
-    mpi.check_world(1, [0], 1, threads=True, library="MPICH Version: 5", where="job j")
+    mpi_world.check_world(4, [3, 0, 2, 1], 4, threads=True, library="MPICH Version: 5", where="job j")
+    mpi_world.check_world(1, [0], 1, threads=True, library="MPICH Version: 5", where="job j")
 
 
 @pytest.mark.usefixtures("mpi")
@@ -258,9 +259,9 @@ def test_a_silent_rank_0_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPa
         def iprobe(self, **_: object) -> bool:
             return False
 
-    world = object.__new__(mpi.World)
+    world = object.__new__(mpi_rank.Connection)
     world.__dict__.update(_comm=Silent(), rank=1, world_size=2)
-    monkeypatch.setattr(mpi, "_ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(mpi_rank, "_ANSWER_SECONDS", 0.05)
     with pytest.raises(GangError, match="rank 0 does not hand out"):
         world.ask()
 

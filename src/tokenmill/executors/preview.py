@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tokenmill import storage
 from tokenmill.executors.graph import Node, lay_out
-from tokenmill.executors.job import Job, Recipe
+from tokenmill.executors.job import Job, Recipe, Resources
 from tokenmill.executors.launch import Executor, Launch
 from tokenmill.executors.ledger import JobFolder, input_files
 from tokenmill.executors.plan import make_plan
@@ -32,7 +32,7 @@ class JobPreview:
     tasks: int
     """Number of tasks, or ranks of a gang."""
     core_hours: float
-    """Most core-hours that the launch can take: tasks x cores x time limit."""
+    """Most core-hours that the launch can take: tasks x cores x time limit, over all segments."""
     scripts: tuple[str, ...]
     """What would be submitted."""
 
@@ -68,9 +68,14 @@ def _preview(node: Node, executor: Executor) -> JobPreview:
         parents=node.parents,
         shards=shards,
         tasks=tasks,
-        core_hours=0.0 if complete else tasks * job.resources.cpus * job.resources.time_seconds / 3600,
+        core_hours=0.0 if complete else _core_hours(job.resources, tasks),
         scripts=() if complete else tuple(executor.preview(launch)),
     )
+
+
+def _core_hours(resources: Resources, tasks: int) -> float:
+    cores = sum(part.ranks * part.cpus for part in resources.parts) or tasks * resources.cpus
+    return cores * resources.segments * resources.time_seconds / 3600
 
 
 class _PreviewFolder(JobFolder):

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,7 @@ from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
 
 from tokenmill import storage
 from tokenmill.errors import ConfigError, SubmissionError
+from tokenmill.executors.hetjob import memory_per_cpu, parts_of, size_flags, srun_words, with_components
 from tokenmill.executors.launch import Launch, record_intent
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.site import Site
@@ -46,12 +47,15 @@ class Chunk:
     """Number of its first task in the launch."""
     num_tasks: int
     """Array tasks (array), or ranks (gang)."""
+    segment: int = 0
+    """Which of a gang's submissions that follow each other."""
 
 
 def chunks_of(launch: Launch, max_array_size: int) -> list[Chunk]:
-    """Cut a launch into arrays of at most ``max_array_size`` tasks, with indices from 0."""
+    """Cut a launch into arrays of at most ``max_array_size`` tasks with indices from 0, or into segments."""
     if launch.folder.job.layout == "gang":
-        return [Chunk(number=0, first_task=0, num_tasks=launch.num_tasks)]
+        segments = range(launch.folder.job.resources.segments)
+        return [Chunk(number=k, first_task=0, num_tasks=launch.num_tasks, segment=k) for k in segments]
     starts = range(0, launch.num_tasks, max_array_size)
     return [
         Chunk(number=number, first_task=start, num_tasks=min(max_array_size, launch.num_tasks - start))
@@ -64,7 +68,9 @@ def job_name(launch: Launch, chunk: Chunk) -> str:
     return f"{NAME_PREFIX}-{launch.folder.job.name}-{launch.token}-c{chunk.number}"
 
 
-def batch_script(launch: Launch, chunk: Chunk, site: Site, parent_ids: Sequence[str]) -> str:
+def batch_script(
+    launch: Launch, chunk: Chunk, site: Site, parent_ids: Sequence[str], previous: str = ""
+) -> str:
     """The batch script of a chunk: a pure function of its arguments.
 
     Args:
@@ -72,38 +78,44 @@ def batch_script(launch: Launch, chunk: Chunk, site: Site, parent_ids: Sequence[
         chunk: which tasks of it.
         site: the cluster.
         parent_ids: ids of all arrays of all parents; the chunk waits until every one has succeeded.
+        previous: id of the gang's segment before this one, which must have ended, well or not.
 
     """
     job = launch.folder.job
     gang = job.layout == "gang"
+    first, *others = parts_of(job.resources)
+    minutes = max(1, -(-job.resources.time_seconds // 60))
+    flags = _flags(launch, chunk, site, parent_ids, previous)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(site.variables.items())]
     unset: Any = None  # else the header would say --wckey=submitit and, for a gang, --nodes=1
-    return make_sbatch_string(
+    script = make_sbatch_string(
         command=_command(launch, chunk, site, gang),
         folder="unused",
         wckey=unset,
         nodes=unset if gang else 1,
         job_name=job_name(launch, chunk),
-        time=max(1, -(-job.resources.time_seconds // 60)),
+        time=minutes,
         ntasks_per_node=None,
-        cpus_per_task=job.resources.cpus,
-        mem_per_cpu=f"{max(1, job.resources.memory_bytes // max(1, job.resources.cpus) // 2**20)}M",
-        gpus_per_task=job.resources.gpus or None,
+        cpus_per_task=first.cpus,
+        mem_per_cpu=memory_per_cpu(first),
+        gpus_per_task=first.gpus or None,
         signal_delay_s=site.signal_seconds,
         stderr_to_stdout=True,
         array_parallelism=chunk.num_tasks,
         map_count=None if gang else chunk.num_tasks,
         setup=[*site.setup, *exports] or None,
         use_srun=False,
-        additional_parameters=_flags(launch, chunk, site, parent_ids),
+        additional_parameters=flags,
     )
+    return with_components(script, flags, [first, *others], site, minutes)
 
 
-def _flags(launch: Launch, chunk: Chunk, site: Site, parent_ids: Sequence[str]) -> dict[str, Any]:
+def _flags(
+    launch: Launch, chunk: Chunk, site: Site, parent_ids: Sequence[str], previous: str
+) -> dict[str, Any]:
     job = launch.folder.job
     gang = job.layout == "gang"
     output = f"chunk{chunk.number}.{'%j' if gang else '%A_%a'}.out"
-    partition = site.gpu_partition if job.resources.gpus and site.gpu_partition else site.partition
     flags: dict[str, Any] = {
         "comment": f"{NAME_PREFIX}:{launch.token}",
         "export": ",".join(dict.fromkeys((*ALLOWED, *site.environment))),
@@ -111,16 +123,22 @@ def _flags(launch: Launch, chunk: Chunk, site: Site, parent_ids: Sequence[str]) 
         "output": f"{_escaped(launch.url)}/{output}",
         # the batch shell of an array task becomes the worker; a gang's srun passes step signals on
         "signal": f"{'' if gang else 'B:'}USR1@{site.signal_seconds}",
-        "no-requeue": True,  # a requeue by SLURM and a new launch by the driver would do the work twice
-        "partition": partition,
+        # One actor per event: a gang that SLURM kills, for another job or with its node, keeps its place in
+        # the queue, and one that ended by itself is launched by the driver. What is lost of an array is
+        # always launched: a requeue by SLURM as well would do the work twice.
+        "requeue" if gang else "no-requeue": True,
         "account": site.account,
         "qos": site.qos,
-        "constraint": site.constraint,
-        "ntasks": str(chunk.num_tasks) if gang else "1",
+        **size_flags(parts_of(job.resources)[0], site),
     }
+    if not gang:
+        flags["ntasks"] = "1"
+    # a segment waits for the parents as well: the one before it may never have run
+    waits = [f"afterany:{previous}"] if previous else []
     if parent_ids:
-        flags["dependency"] = "afterok:" + ":".join(parent_ids)
+        waits.append("afterok:" + ":".join(parent_ids))
         flags["kill-on-invalid-dep"] = "yes"  # else a child of a failed parent waits for ever
+    flags["dependency"] = ",".join(waits)
     return {key: value for key, value in (flags | dict(site.flags)).items() if value}
 
 
@@ -136,13 +154,10 @@ def _command(launch: Launch, chunk: Chunk, site: Site, gang: bool) -> str:
         *("--first-task", str(chunk.first_task), "--num-tasks", str(launch.num_tasks)),
         *("--signal-seconds", str(site.signal_seconds)),
     ]
-    job = launch.folder.job
     if not gang:
         return "exec " + shlex.join(words)
-    # the batch shell holds the allowed variables and the site's; srun alone would drop the latter
-    srun = ["srun", "--export=ALL", "--kill-on-bad-exit=1", f"--ntasks={chunk.num_tasks}"]
-    srun += [f"--cpus-per-task={job.resources.cpus}", *site.srun_args]
-    return "exec " + shlex.join([*srun, *words])
+    words += ["--segment", str(chunk.segment)]
+    return "exec " + shlex.join(srun_words(parts_of(launch.folder.job.resources), site, words))
 
 
 class SlurmExecutor:
@@ -189,9 +204,15 @@ class SlurmExecutor:
 
     def scripts(self, launch: Launch) -> list[tuple[Chunk, str]]:
         """Every chunk with its batch script."""
-        parent_ids = [job_id for parent in launch.after for job_id in self.job_ids(parent)]
         chunks = chunks_of(launch, self.max_array_size)
-        return [(chunk, batch_script(launch, chunk, self.site, parent_ids)) for chunk in chunks]
+        return [(chunk, self.script(launch, chunk)) for chunk in chunks]
+
+    def script(self, launch: Launch, chunk: Chunk, previous: str = "") -> str:
+        """The batch script of a chunk; without the id of the segment before it, it holds that one's name."""
+        parent_ids = [job_id for parent in launch.after for job_id in self.awaited_ids(parent)]
+        if chunk.segment and not previous:
+            previous = f"ID_OF_{job_name(launch, replace(chunk, number=chunk.number - 1))}"
+        return batch_script(launch, chunk, self.site, parent_ids, previous)
 
     def preview(self, launch: Launch) -> list[str]:
         """The batch scripts, exactly as they would be submitted (parents' ids are known only then)."""
@@ -205,7 +226,9 @@ class SlurmExecutor:
         """
         check_folder(launch.folder)
         record_intent(launch, self.name)
-        for chunk, script in self.scripts(launch):
+        job_id = ""
+        for chunk in chunks_of(launch, self.max_array_size):
+            script = self.script(launch, chunk, previous=job_id if chunk.segment else "")
             path = storage.local_path(storage.join(launch.url, f"chunk{chunk.number}.sbatch"))
             storage.write_atomic(str(path), script.encode())
             try:
@@ -218,9 +241,15 @@ class SlurmExecutor:
                 storage.join(launch.url, f"receipt{chunk.number}.json"), storage.dump_json(receipt)
             )
 
+    def awaited_ids(self, launch: Launch) -> list[str]:
+        """Ids of the chunks that must succeed before a child may start; of a gang's segments the last."""
+        ids = self.job_ids(launch)
+        return ids[-1:] if launch.folder.job.layout == "gang" else ids
+
     def job_ids(self, launch: Launch) -> list[str]:
         """Ids of the chunks of a launch, as far as they were submitted."""
         names = [name for name in storage.list_names(launch.url) if name.startswith("receipt")]
+        names.sort(key=lambda name: int(re.sub(r"\D", "", name)))
         return [storage.read_json(storage.join(launch.url, name))["job_id"] for name in names]
 
     def live(self, launches: Sequence[Launch]) -> set[str] | None:
