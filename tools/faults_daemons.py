@@ -1,0 +1,179 @@
+"""Faults of SLURM itself: its nodes, its controller, its database."""
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from faults_cluster import MESSAGE_TIMEOUT, SLURMD_TIMEOUT
+from faults_harness import Case, Result, Shape, World, heal, kill, moments, tally, wait_until
+
+REQUEUE_SECONDS = 2 * SLURMD_TIMEOUT
+"""From the last word of a node to its jobs' end at SLURM: it looks at nodes once per timeout."""
+VERDICT_SECONDS = 60.0
+
+
+def lost_nodes(world: World, seed: int) -> Result:
+    """Row 4: a node dies with its tasks; another goes silent while its tasks live on beside their reruns."""
+    seconds = 4.0
+    result = Result(row=4, fault="a node lost, a zombie node", injected=2)
+    case = world.case("nodes", Shape(shards=24, tasks=24, seconds=seconds, lease_seconds=3.0))
+    driver = case.start()
+    wait_until(lambda: {"n1", "n2"} <= {worker.node for worker in case.workers()})
+    wait_until(lambda: len(case.attempts()) > 4)
+    world.lab.kill("slurmd.n1")
+    for pid in world.lab.node_processes("n1"):
+        kill(pid)
+    zombies = [worker.pid for worker in case.workers() if worker.node == "n2"]
+    for pid in zombies:  # cut off in the middle of a shard, to go on when everything is over
+        kill(pid, signal.SIGSTOP)
+    world.lab.kill("slurmd.n2")
+    began = time.monotonic()
+    heal(result, case, driver)
+    took = time.monotonic() - began
+    limit = SLURMD_TIMEOUT + REQUEUE_SECONDS + 30
+    result.demand(took <= limit, f"{took:.0f} s after the loss, {limit} allowed")
+    before = case.committed_files()
+    result.demand(any(map(_is_alive, zombies)), "no zombie was left to wake")
+    for pid in zombies:
+        kill(pid, signal.SIGCONT)
+    wait_until(lambda: not any(map(_is_alive, zombies)), 60)
+    after = case.committed_files()
+    changed = sum(before.get(path) != after.get(path) for path in set(before) | set(after))
+    result.demand(changed == 0, f"{changed} committed files changed by the zombie")
+    result.number = f"{changed} files changed, {took:.0f} of {limit} s"
+    problem = world.lab.start()
+    result.demand(not problem, f"the cluster did not mend: {problem}")
+    return tally(result, case)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def killed_controller(world: World, seed: int) -> Result:
+    """Row 5: kill -9 of the controller at random moments; the last time its state is lost as well."""
+    rng = random.Random(seed)
+    shards = 30 if world.small else 60
+    result = Result(row=5, fault="kill -9 slurmctld 3 times, then its state wiped", seed=seed)
+    case = world.case("controller", Shape(shards=shards, tasks=15, seconds=2.0, lease_seconds=3.0))
+    driver = case.start()
+    began = time.monotonic()
+    for number, moment in enumerate(moments(rng, 4, 1.0, 16.0)):
+        time.sleep(max(0.0, began + moment - time.monotonic()))
+        result.injected += world.lab.kill("slurmctld")
+        if number == 3:
+            world.lab.wipe_state()
+        time.sleep(rng.uniform(0.2, 2.0))
+        problem = world.lab.start()  # as an administrator would; resumes nodes that it drained
+        result.demand(not problem, f"the controller did not come back: {problem}")
+    heal(result, case, driver)
+    tally(result, case)
+    result.number = f"{result.lost} lost, {result.doubled} doubled, {result.resumes} manual steps"
+    return result
+
+
+def hung_controller(world: World, seed: int) -> Result:
+    """Row 6: the controller hangs in the middle of sbatch, which fails; the array runs all the same."""
+    result = Result(row=6, fault="slurmctld hangs during sbatch", injected=1)
+    case = world.case("hung", Shape(shards=8, tasks=8, seconds=0.5))
+    folder = case.folder / "bin"
+    folder.mkdir()
+    flag, pid = case.folder / "hung", world.lab.pid("slurmctld")
+    thaw = f"(sleep {MESSAGE_TIMEOUT + 3}; kill -CONT {pid}) >/dev/null 2>&1 </dev/null &"
+    real = shutil.which("sbatch")
+    text = f'#!/bin/sh\nif mkdir {flag} 2>/dev/null; then kill -STOP {pid}; {thaw}\nfi\nexec {real} "$@"\n'
+    (folder / "sbatch").write_text(text)
+    (folder / "sbatch").chmod(0o755)
+    case.driver_variables = {"PATH": f"{folder}:{world.lab.environment['PATH']}"}
+    heal(result, case, case.start(), most_resumes=1)
+    result.demand(flag.exists(), "sbatch was not called")
+    arrays = defaultdict(set)
+    listing = world.lab.client("squeue", "--states=all", "--noheader", "--array", "--format=%j|%F")
+    for line in listing.splitlines():
+        name, _, array = line.partition("|")
+        arrays[name].add(array)
+    tokens = {launch for name in ("upper", "count") for launch in case.job(name).launch_order()}
+    found = {name: ids for name, ids in arrays.items() if name.split("-")[-2] in tokens}
+    most = max(map(len, found.values()), default=0)
+    result.demand(most == 1, f"{most} arrays for one token")
+    result.allowed = 0
+    tally(result, case)
+    result.number = f"{most} array per token, {result.resumes} resumes"
+    return result
+
+
+def lying_accounting(world: World, seed: int) -> Result:
+    """Row 7: accounting is dead, absent, empty or lies; every shard gets its verdict in time."""
+    kinds = ["absent", "empty", "lying"] + (["dead"] if world.lab.accounting else [])
+    total = Result(row=7, fault=f"accounting {', '.join(kinds)}")
+    slowest = 0.0
+    for kind in kinds:
+        one = _unaccounted(world, kind, random.Random(seed))
+        slowest = max(slowest, one.seconds)
+        total.injected += 1
+        total.lost, total.doubled = total.lost + one.lost, total.doubled + one.doubled
+        total.identical, total.compared = total.identical + one.identical, total.compared + one.compared
+        total.resumes, total.seconds = total.resumes + one.resumes, total.seconds + one.seconds
+        total.extra = (total.extra or 0) + (one.extra or 0)
+        total.problems += [f"{kind}: {problem}" for problem in one.problems]
+    total.number = f"verdicts in {slowest:.0f} s"
+    return total
+
+
+def _unaccounted(world: World, kind: str, rng: random.Random) -> Result:
+    result = Result(row=7, fault=kind, resumes=1)
+    case = world.case(f"sacct-{kind}", Shape(shards=12, tasks=6, seconds=1.0), fail_on="line 0002 07")
+    case.flag.touch()
+    if kind == "dead":
+        world.lab.kill("slurmdbd")
+    else:
+        case.driver_variables = {"PATH": _path(case, kind)}
+    driver = case.start()
+    wait_until(lambda: len(case.workers()) > 2 and len(case.attempts()) > 2)
+    kill(rng.choice(case.workers()).pid)
+    code = case.end(driver)
+    result.seconds = case.seconds
+    verdicts = case.num_done() + len(case.job().quarantined())
+    result.demand(code == 1, f"the driver ended with {code}: {case.words()}")
+    result.demand(verdicts == 12, f"{verdicts} of 12 shards have a verdict")
+    result.demand(result.seconds < VERDICT_SECONDS, f"it took {result.seconds:.0f} s")
+    case.flag.unlink()
+    code = case.tokenmill("resume")
+    result.demand(code == 0, f"resume ended with {code}: {case.words()}")
+    if kind == "dead":
+        problem = world.lab.start()
+        result.demand(not problem, f"slurmdbd did not come back: {problem}")
+    return tally(result, case)
+
+
+LIAR = """#!/bin/sh
+# every job was preempted, whatever is asked; ids and tokens are those that are asked for
+for word in "$@"; do
+  case "$word" in *[0-9]*) for id in $(echo "$word" | tr ',=' '  '); do
+    echo "$id|PREEMPTED|0:0"; echo "$id.batch|CANCELLED|0:15"; done;; esac
+done
+"""
+
+
+def _path(case: Case, kind: str) -> str:
+    """A PATH on which sacct is missing, or is a program that says nothing or lies."""
+    folder, path = case.folder / "bin", case.world.lab.environment["PATH"]
+    folder.mkdir()
+    if kind == "absent":  # sacct lies beside all others, so all others are linked
+        for source in reversed(path.split(os.pathsep)):
+            for program in Path(source).glob("*"):
+                link = folder / program.name
+                link.unlink(missing_ok=True)
+                link.symlink_to(program)
+        (folder / "sacct").unlink(missing_ok=True)
+        return str(folder)
+    (folder / "sacct").write_text(LIAR if kind == "lying" else "#!/bin/sh\nexit 0\n")
+    (folder / "sacct").chmod(0o755)
+    return f"{folder}{os.pathsep}{path}"
