@@ -50,7 +50,7 @@ class Report:
 
     * ``series``: ``x_label``, ``y_label``, ``lines``: {label: [[x, y], ...]}
     * ``table``: ``columns``: [str], ``rows``: [[value, ...]]
-    * ``bars``: ``unit``, ``rows``: [[label, value], ...]
+    * ``bars``: ``unit``, ``rows``: [[label, value], ...], and ``by_value`` if the largest is shown first
     * ``texts``: ``items``: [{"title": str, "text": str, "note": str}]
 
     Figures of shards with the same kind and title are joined: rows, points and items follow in shard order;
@@ -75,11 +75,12 @@ class Report:
             {"kind": "table", "title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
         )
 
-    def bars(self, title: str, *, unit: str, rows: Sequence[tuple[str, Number]]) -> None:
-        """Add a bar chart; each row is (label, value)."""
-        self.figures.append(
-            {"kind": "bars", "title": title, "unit": unit, "rows": [list(row) for row in rows]}
-        )
+    def bars(
+        self, title: str, *, unit: str, rows: Sequence[tuple[str, Number]], by_value: bool = False
+    ) -> None:
+        """Add a bar chart; each row is (label, value). It is shown in this order, or the largest first."""
+        figure = {"kind": "bars", "title": title, "unit": unit, "rows": [list(row) for row in rows]}
+        self.figures.append(figure | ({"by_value": True} if by_value else {}))
 
     def texts(self, title: str, *, items: Sequence[Mapping[str, str]]) -> None:
         """Add text samples; each item has ``title``, ``text`` and, if useful, ``note``."""

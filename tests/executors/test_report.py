@@ -5,15 +5,18 @@ import json
 import re
 from pathlib import Path
 
+import ledgers
 import pytest
 
 from tokenmill import storage
 from tokenmill.errors import InputError, JobError
-from tokenmill.executors import page, report, svg, units
+from tokenmill.executors import cost, page, report, svg, units
 from tokenmill.executors.driver import run_recipe
 from tokenmill.executors.graph import lay_out, write_run
 from tokenmill.executors.job import Job, Recipe, Resources, Sharding
 from tokenmill.executors.local import LocalExecutor
+from tokenmill.executors.secrets import Redactor
+from tokenmill.telemetry import Report
 
 HOSTILE = "</style><script>alert('x')</script> & \"quotes\" <img src=x onerror=y>"
 ENTRIES = Path(__file__).parents[1] / "recipes"
@@ -102,7 +105,9 @@ def test_a_complete_run(recipe, tmp_path):
     ]
     split, count = value["jobs"]
     assert (split["parents"], count["parents"]) == (["lines"], ["split"])
-    assert split["core_hours"] == pytest.approx(split["seconds"] * 2 / 3600)
+    assert split["core_hours"] == pytest.approx(split["usage"]["task_seconds"] * 2 / 3600)
+    assert split["usage"]["task_seconds"] >= split["seconds"] > 0
+    assert value["totals"]["usage"]["attempts"] == {"done": 7}
     assert value["counters"] == {**split["counters"], **count["counters"]}
     assert [len(row["spans"]) for row in value["timeline"]] == [6, 1]
     for output in count["outputs"]:
@@ -131,6 +136,81 @@ def test_a_failed_run_shows_the_error_and_the_end_of_the_log(recipe, tmp_path):
     text = look_at((tmp_path / "run" / "report.html").read_text())
     assert "a forbidden word &lt;b&gt;" in text
     assert "<b> " not in text
+
+
+def test_what_it_took_and_cost(recipe, tmp_path):
+    url = str(tmp_path / "run")
+    run_recipe(recipe(), url, LocalExecutor())
+    cost.record_prices(url, cost.Prices(core_hour=1e9))
+    report.write_report(url)
+    value = storage.read_json(f"{url}/report.json")
+    jobs = [job["usage"]["cost"] for job in value["jobs"]]
+    assert value["totals"]["usage"]["cost"] == pytest.approx(sum(jobs))
+    text = look_at((tmp_path / "run" / "report.html").read_text())
+    assert f"{sum(jobs):,.2f}" in text
+    assert "What it took" in text
+    assert "together" in text
+
+
+def test_attempts_that_died_are_failures(tmp_path):
+    folder = ledgers.make_run(tmp_path / "run", {"upper": 4}, {})["upper"]
+    ledgers.launch(folder, "aaaaaaaa", executor="slurm")
+    ledgers.attempt(folder, 0, "aaaaaaaa-0", "running")
+    ledgers.attempt(folder, 1, "aaaaaaaa-1", "lost", **{"class": "oom"})
+    ledgers.attempt(folder, 2, "aaaaaaaa-2", "done")
+    driven = report.failed_attempts(folder, folder.attempts(), driven=False)
+    assert [record["shard"] for record in driven] == [1]  # the queue may still hold the other
+    ledgers.launch(folder, "bbbbbbbb")
+    dead = report.failed_attempts(folder, folder.attempts(), driven=True)
+    assert [(record["shard"], record["outcome"]) for record in dead] == [(0, "lost"), (1, "lost")]
+    ledgers.attempt(folder, 3, "bbbbbbbb-3", "running")
+    assert len(report.failed_attempts(folder, folder.attempts(), driven=True)) == 2
+    assert len(report.failed_attempts(folder, folder.attempts(), driven=False)) == 3
+    text = page.html_page(report.collect(str(tmp_path / "run")))
+    assert "oom, attempt aaaaaaaa-1" in text
+    assert "it ended without a word" in text
+    assert "failed and lost attempts: 1 oom" in text
+
+
+def test_rejects_are_not_passed_on(tmp_path):
+    folder = ledgers.make_run(tmp_path / "run", {"upper": 1}, {})["upper"]
+    folder.ensure_plan()
+    storage.write_atomic(folder.at("a"), b"12345")
+    outputs = [
+        {"name": f"{port}/0", "path": "a", "bytes": 5, "sha256": ""} for port in ("documents", "rejected")
+    ]
+    ledgers.commit(folder, 0, "aaaaaaaa-0")
+    record = folder.committed(0) | {
+        "outputs": outputs,
+        "counters": {"x/documents_out": 1, "x/documents_in": 2},
+    }
+    storage.write_atomic(folder.done_url(0), storage.dump_json(record))
+    value = report.collect(str(tmp_path / "run"))
+    assert [row["bytes"] for row in value["funnel"]] == [5]
+    assert value["jobs"][0]["output_bytes"] == 10
+
+
+def test_secrets_are_hidden(recipe, tmp_path):
+    url = str(tmp_path / "run")
+    with pytest.raises(JobError):
+        run_recipe(recipe(fail_on="33"), url, LocalExecutor())
+    report.write_report(url, Redactor(["forbidden word", "words_jobs"]))
+    text = (tmp_path / "run" / "report.json").read_text()
+    assert "forbidden word" not in text
+    assert '"entry": "words_jobs.split"' in text  # what names things stays as it is
+
+
+def test_the_largest_bar_stands_first_if_that_is_asked(recipe):
+    joined = Report()
+    joined.bars("Why", unit="n", rows=[("a", 2), ("b", 1)], by_value=True)
+    joined.merge([{"kind": "bars", "title": "Why", "unit": "n", "rows": [["c", 9], ["b", 3]]}])
+    drawn = page._figure(joined.figures[0])
+    assert re.findall(r"<th>(\w)</th>", drawn) == ["c", "b", "a"]
+    assert re.findall(r"<th>(\w)</th>", page._figure(joined.figures[0] | {"by_value": False})) == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 def test_a_run_that_has_not_begun(recipe, tmp_path):

@@ -9,7 +9,7 @@ import typer
 
 from tokenmill import storage
 from tokenmill.cli.command import Output, RunArgument, command
-from tokenmill.cli.placement import Placement, make_executor, recalled
+from tokenmill.cli.placement import Placement, make_executor, recalled, redactor_of
 from tokenmill.executors import report as reports
 from tokenmill.executors.explain import explain as explain_target
 from tokenmill.executors.launch import launches_of
@@ -75,9 +75,7 @@ def logs(
     output: Output,
 ) -> None:
     """Print the logs of attempts; without JOB and ``--failed`` list the attempts."""
-    attempts = _attempts(run_dir, target)
-    if failed:
-        attempts = [attempt for attempt in attempts if attempt["outcome"] in ("error", "forgiven")]
+    attempts = _attempts(run_dir, target, failed=failed)
 
     def text() -> None:
         if not attempts:
@@ -102,17 +100,28 @@ def _cell(value: Any) -> str:
     return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _attempts(run_dir: str, target: str) -> list[dict[str, Any]]:
+def _attempts(run_dir: str, target: str, *, failed: bool) -> list[dict[str, Any]]:
     """Attempts of a run, of ``JOB``, or of ``JOB/SHARD``, each with its job and the URL of its log.
+
+    Args:
+        run_dir: folder of the run.
+        target: what to look at; everything if empty.
+        failed: only attempts that failed or died.
 
     Raises:
         ConfigError: no such job or shard.
     """
     job, shard = find_shard(run_dir, target) if target else ("", None)
+    driven = driver_of(run_dir) is not None
+
+    def records(folder: JobFolder) -> list[dict[str, Any]]:
+        every = folder.attempts()
+        return reports.failed_attempts(folder, every, driven=driven) if failed else every
+
     return [
         {"job": name, **attempt, "log": folder.log_url(attempt["shard"], attempt["attempt"], attempt["rank"])}
         for name, folder in folders_of(run_dir, job).items()
-        for attempt in folder.attempts()
+        for attempt in records(folder)
         if shard in (None, attempt["shard"])
     ]
 
@@ -135,6 +144,6 @@ def explain(
 @command
 def report(run_dir: RunArgument, *, output: Output) -> None:
     """Write report.json and report.html into the run folder."""
-    page = reports.write_report(run_dir)
+    page = reports.write_report(run_dir, redactor_of(run_dir))
     value = storage.read_json(storage.join(run_dir, "report.json")) if output.json else None
     output.show(value, lambda: print(page), quiet=page)

@@ -8,11 +8,15 @@ import typer
 
 from tokenmill import config, recipes, storage
 from tokenmill.errors import ConfigError
+from tokenmill.executors import secrets
+from tokenmill.executors.cost import Prices, record_prices
 from tokenmill.executors.launch import Executor
 from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.mpi import MpiExecutor
 from tokenmill.executors.processes import ProcessesExecutor
+from tokenmill.executors.secrets import Redactor
 from tokenmill.executors.slurm import SlurmExecutor, check_programs
+from tokenmill.executors.worker import redactor
 
 _EXECUTORS = ("local", "processes", "mpi", "slurm")
 
@@ -70,6 +74,11 @@ def make_executor(placement: Placement, *, only_look: bool = False) -> Executor:
     return SlurmExecutor(site)
 
 
+def redactor_of(run_dir: str) -> Redactor:
+    """Hides the secrets of a run, as far as this process knows them, and those of its own environment."""
+    return redactor(secrets.known_values(secrets.files_of_run(run_dir)))
+
+
 def _placement_url(run_dir: str) -> str:
     return storage.join(run_dir, "placement.json")
 
@@ -79,6 +88,10 @@ def remember(run_dir: str, placement: Placement) -> None:
     site = storage.absolute(recipes.find("site", placement.site, "slurm")) if placement.site else ""
     value = asdict(replace(placement, executor=placement.executor or "processes", site=site))
     storage.write_atomic(_placement_url(run_dir), storage.dump_json(value))
+    if site:
+        values = recipes.load_site(site)
+        prices = Prices(core_hour=values.core_hour_cost, gpu_hour=values.gpu_hour_cost)
+        record_prices(run_dir, prices)
 
 
 def recalled(run_dir: str, placement: Placement) -> Placement:

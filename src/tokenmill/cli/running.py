@@ -20,7 +20,7 @@ from tokenmill.cli.command import (
     SetOption,
     command,
 )
-from tokenmill.cli.placement import Placement, make_executor, recalled, remember
+from tokenmill.cli.placement import Placement, make_executor, recalled, redactor_of, remember
 from tokenmill.executors import report as reports
 from tokenmill.executors import secrets
 from tokenmill.executors.cancel import cancel as cancel_run
@@ -116,7 +116,7 @@ def _drive(drive: Callable[..., list[JobStatus]], run_dir: str, placement: Place
     finally:
         signal.signal(signal.SIGTERM, old)
         if last:
-            page = reports.write_report(run_dir)
+            page = reports.write_report(run_dir, redactor_of(run_dir))
             value = {"run": run_dir, "report": page, "jobs": [asdict(status) for status in last]}
             output.show(value, lambda: print_statuses(last, f"report: {page}"), quiet=page)
 

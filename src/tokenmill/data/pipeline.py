@@ -211,7 +211,7 @@ def _report(task: Task, account: Account, blocks: Sequence[Block], samples: Samp
         for reason, count in sorted(block.tally.dropped.items(), key=lambda item: (-item[1], item[0]))
     ]
     if drops:
-        task.report.bars("Why documents were dropped", unit="documents", rows=drops)
+        task.report.bars("Why documents were dropped", unit="documents", rows=drops, by_value=True)
     seconds = [(block.name, round(block.tally.seconds, 3)) for block in blocks]
     task.report.bars("CPU time in each block", unit="s", rows=seconds)
     task.report.texts("Kept documents", items=samples.kept)

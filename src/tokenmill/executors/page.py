@@ -18,7 +18,7 @@ _FEW_TEXTS = 4
 
 def html_page(report: Mapping[str, Any]) -> str:
     """The page of a report, from the values of ``report.json``."""
-    run, jobs = report["run"], report["jobs"]
+    run, jobs, totals = report["run"], report["jobs"], report["totals"]
     title = escape(f"{run['recipe']} · tokenmill report")
     body = [
         _header(report),
@@ -27,6 +27,7 @@ def html_page(report: Mapping[str, Any]) -> str:
         _section("Jobs", svg.job_graph([_graph_job(job) for job in jobs], list(run["inputs"]))),
         _section("When they ran", svg.timeline(report["timeline"])),
         _section("From documents to results", _funnel(report["funnel"])),
+        _section("What it took", _usage(jobs, totals["usage"])),
         *(_job(job) for job in jobs),
         f"<footer>tokenmill {escape(run['tokenmill'])}, {units.moment(run['reported'])}</footer>",
     ]
@@ -54,6 +55,7 @@ def _header(report: Mapping[str, Any]) -> str:
         (units.duration(totals["wall_seconds"]), "wall time"),
         (f"{totals['core_hours']:.3g}", "core-hours"),
         *([(f"{totals['gpu_hours']:.3g}", "GPU-hours")] if totals["gpu_hours"] else []),
+        *([(f"{totals['usage']['cost']:,.2f}", "cost")] if totals["usage"]["cost"] else []),
         (units.size(totals["output_bytes"]), f"in {totals['outputs']:,} output files"),
         (f"{totals['failed_attempts']:,}", f"of {totals['attempts']:,} attempts failed"),
     ]
@@ -99,7 +101,8 @@ def _failures(jobs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _failure(job: str, failure: Mapping[str, Any]) -> str:
-    place = escape(f"attempt {failure['attempt']}, rank {failure['rank']}, {failure['host']}")
+    kind = f"{failure['class']}, " if failure.get("class") else ""
+    place = escape(f"{kind}attempt {failure['attempt']}, rank {failure['rank']}, {failure['host']}")
     return (
         f'<article class="failure"><h3>{escape(job)}, shard {failure["shard"]} <small>{place}</small></h3>'
         f"{_pre(failure['error'])}{_more('End of its log', _pre(failure['log_tail']))}</article>"
@@ -132,6 +135,34 @@ def _meter(value: float, most: float, colour: str, text: str) -> str:
     share = 100 * value / most if most else 0
     bar = f'<div class="meter"><i class="{colour}" style="width:{share:.2f}%"></i></div>'
     return f"{bar}<span>{escape(text)}</span>"
+
+
+def _usage(jobs: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]) -> str:
+    """Core-hours asked, used and wasted, memory and price, by job and together."""
+    rows = [(job["name"], job["usage"]) for job in jobs if job["usage"]["tasks"]]
+    if not rows:
+        return ""
+    has = {key: bool(whole[key]) for key in ("gpu_hours", "cost")}
+    columns = ["job", "tasks", "task time", "core-hours", "used", "wasted"]
+    columns += ["GPU-hours"] * has["gpu_hours"] + ["memory", "of asked"] + ["cost"] * has["cost"]
+    every = [*rows, *([("together", whole)] if len(rows) > 1 else [])]
+    failures = ", ".join(f"{count:,} {kind}" for kind, count in whole["failures"].items())
+    note = f'<p class="quiet">failed and lost attempts: {escape(failures)}</p>' if failures else ""
+    lines = [_usage_row(name, usage, has, is_job=name != "together") for name, usage in every]
+    return f'<div class="usage">{table(columns, lines)}</div>{note}'
+
+
+def _usage_row(name: str, usage: Mapping[str, Any], has: Mapping[str, bool], *, is_job: bool) -> list[Any]:
+    asked, memory = usage["core_hours"], usage["memory_bytes"]
+    row: list[Any] = [name, usage["tasks"], units.duration(usage["task_seconds"]), f"{asked:.3g}"]
+    row += [_percent(usage["used_core_hours"], asked), _percent(usage["wasted_core_hours"], asked)]
+    row += [f"{usage['gpu_hours']:.3g}"] * has["gpu_hours"]
+    row += [units.size(usage["max_rss_bytes"]), _percent(usage["max_rss_bytes"], memory) if is_job else ""]
+    return row + [f"{usage['cost']:,.2f}"] * has["cost"]
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "–"
 
 
 # One job
@@ -226,7 +257,10 @@ def _figure(figure: Mapping[str, Any]) -> str:
     elif kind == "table":
         content = table(figure["columns"], figure["rows"])
     elif kind == "bars":
-        content = _bars(figure["rows"], figure["unit"])
+        rows = figure["rows"]
+        if figure.get("by_value"):
+            rows = sorted(rows, key=lambda row: (-row[1], str(row[0])))
+        content = _bars(rows, figure["unit"])
     elif kind == "texts":
         content = _samples(figure["items"])
     else:

@@ -9,13 +9,15 @@ Counters merge upward a last time here: shard -> job happened in the manifest, j
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from tokenmill import storage
 from tokenmill.errors import InputError
-from tokenmill.executors import page
+from tokenmill.executors import cost, page
 from tokenmill.executors.commits import merge_commits
 from tokenmill.executors.ledger import JobFolder
+from tokenmill.executors.secrets import Redactor
 from tokenmill.executors.status import JobStatus, driver_of, job_status, read_run
 from tokenmill.telemetry import Counters
 
@@ -25,17 +27,26 @@ _MOST_FAILURES = 20
 _MOST_REASONS = 8
 _LOG_TAIL_LINES = 40
 _LOG_TAIL_BYTES = 20_000
-_ENDED_BADLY = ("error", "forgiven")
+ENDED_BADLY = ("error", "forgiven", "lost")
+"""Outcomes of attempts that failed."""
+_WORDS = ("message", "config", "figures", "failures", "inputs")
+"""What of a report may hold words of entries, of people and of other programs."""
 
 
-def write_report(run_url: str) -> str:
+def write_report(run_url: str, redactor: Redactor | None = None) -> str:
     """Write ``report.json`` and ``report.html`` at the top of a run folder; returns the URL of the page.
+
+    Args:
+        run_url: folder of the run.
+        redactor: hides secrets.
 
     Raises:
         InputError: the folder is not a run.
     """
     run_url = storage.absolute(run_url)
     report = collect(run_url)
+    for part in (report["run"], *report["jobs"]):
+        part.update({key: (redactor or Redactor()).value(part[key]) for key in _WORDS if key in part})
     storage.write_atomic(storage.join(run_url, "report.json"), storage.dump_json(report, indent=1))
     url = storage.join(run_url, "report.html")
     storage.write_atomic(url, page.html_page(report).encode())
@@ -46,12 +57,14 @@ def collect(run_url: str) -> dict[str, Any]:
     """Plain values of a run's report, complete or not."""
     run = read_run(run_url)
     now = time.time()
-    jobs, timeline = [], []
+    prices = cost.prices_of(run_url)
+    jobs, timeline, usages = [], [], []
     for row in run["jobs"]:
         folder = JobFolder(storage.join(run_url, row["folder"]))
         status = job_status(folder)
         attempts = folder.attempts()
-        job = _job(folder, status, attempts)
+        usages.append(cost.usage_of(folder, attempts, prices, alive=status.state == "running"))
+        job = _job(folder, status, attempts, usages[-1])
         job["parents"] = [*row["parents"], *_recipe_inputs(job, run["recipe"]["inputs"])]
         jobs.append(job)
         timeline.append({"name": status.name, "state": status.state, **_spans(attempts, status.state, now)})
@@ -74,7 +87,7 @@ def collect(run_url: str) -> dict[str, Any]:
             "reported": now,
             "inputs": {name: list(urls) for name, urls in run["recipe"]["inputs"].items()},
         },
-        "totals": {"state": state, **_totals(jobs, timeline)},
+        "totals": {"state": state, **_totals(jobs, timeline, cost.total(usages))},
         "counters": counters.values,
         "jobs": jobs,
         "timeline": timeline,
@@ -86,11 +99,13 @@ def _recipe_inputs(job: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[st
     return list(dict.fromkeys(name for name in job["inputs"].values() if name in inputs))
 
 
-def _job(folder: JobFolder, status: JobStatus, attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _job(
+    folder: JobFolder, status: JobStatus, attempts: Sequence[Mapping[str, Any]], usage: cost.Usage
+) -> dict[str, Any]:
     """What the report says about one job."""
     job = folder.job
     result = folder.manifest() or merge_commits(folder.record, list(folder.commits()))
-    seconds = sum(attempt.get("seconds", 0.0) for attempt in attempts)
+    rejected = f"{(job.config.get('writer') or {}).get('rejected_port') or 'rejected'}/"
     failures = _failures(folder, attempts)
     return {
         "name": job.name,
@@ -106,15 +121,19 @@ def _job(folder: JobFolder, status: JobStatus, attempts: Sequence[Mapping[str, A
         "done": status.done,
         "failed": status.failed,
         "outcomes": dict(Counter(attempt["outcome"] for attempt in attempts if not attempt["rank"])),
-        "seconds": seconds,
+        "seconds": usage.attempt_seconds,
         "cpu_seconds": result["cpu_seconds"],
-        "core_hours": seconds * job.resources.cpus / 3600,
-        "gpu_hours": seconds * job.resources.gpus / 3600,
-        "max_rss_bytes": max((attempt.get("max_rss_bytes", 0) for attempt in attempts), default=0),
+        "core_hours": usage.core_hours,
+        "gpu_hours": usage.gpu_hours,
+        "max_rss_bytes": usage.max_rss_bytes,
+        "usage": asdict(usage),
         "counters": result["counters"],
         "figures": result["figures"],
         "num_outputs": len(result["outputs"]),
         "output_bytes": sum(output["bytes"] for output in result["outputs"]),
+        "kept_bytes": sum(
+            output["bytes"] for output in result["outputs"] if not output["name"].startswith(rejected)
+        ),
         "outputs": [
             {key: output[key] for key in ("name", "bytes", "sha256")}
             for output in result["outputs"][:_MOST_OUTPUTS]
@@ -131,18 +150,43 @@ def _failures(folder: JobFolder, attempts: Sequence[Mapping[str, Any]]) -> list[
     failed = [
         attempt
         for attempt in reversed(attempts)
-        if attempt["outcome"] in _ENDED_BADLY and attempt["shard"] not in done
+        if attempt["outcome"] in ENDED_BADLY and attempt["shard"] not in done
     ]
     return [
         {
             **{key: attempt[key] for key in ("shard", "attempt", "rank", "host", "started")},
-            "error": attempt.get("error", ""),
+            "class": attempt.get("class", ""),
+            "error": attempt.get("error") or "it ended without a word",
             "log_tail": log_tail(folder.log_url(attempt["shard"], attempt["attempt"], attempt["rank"]))
             if index < _MOST_FAILURES
             else "",
         }
         for index, attempt in enumerate(failed)
     ]
+
+
+def failed_attempts(
+    folder: JobFolder, attempts: Sequence[Mapping[str, Any]], *, driven: bool
+) -> list[dict[str, Any]]:
+    """Attempts that failed or died; one that died before anybody noticed has the outcome lost as well.
+
+    Args:
+        folder: the job's folder.
+        attempts: records of the job's attempts.
+        driven: whether a driver works on the run; without one only tasks of a queue can still run.
+    """
+    order = folder.launch_order()
+    newest = order[-1] if order and folder.manifest() is None else ""
+    if newest and not driven:
+        intent = storage.read_json(folder.at("submissions", newest, "intent.json"))
+        newest = newest if intent["executor"] == "slurm" else ""
+    dead = [
+        {**attempt, "outcome": "lost"}
+        if attempt["outcome"] == "running" and attempt["launch"] != newest
+        else dict(attempt)
+        for attempt in attempts
+    ]
+    return [attempt for attempt in dead if attempt["outcome"] in ENDED_BADLY]
 
 
 def log_tail(url: str, num_lines: int = _LOG_TAIL_LINES) -> str:
@@ -162,11 +206,15 @@ def _spans(attempts: Sequence[Mapping[str, Any]], state: str, now: float) -> dic
     last = max((attempt.get("ended", attempt["started"]) for attempt in attempts), default=0.0)
     open_end = now if state == "running" else last
     spans = [[attempt["started"], attempt.get("ended") or open_end] for attempt in attempts]
-    failed = [attempt["ended"] for attempt in attempts if attempt["outcome"] in _ENDED_BADLY]
+    failed = [
+        attempt.get("ended", attempt["started"]) for attempt in attempts if attempt["outcome"] in ENDED_BADLY
+    ]
     return {"spans": spans, "failed": failed}
 
 
-def _totals(jobs: Sequence[Mapping[str, Any]], timeline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _totals(
+    jobs: Sequence[Mapping[str, Any]], timeline: Sequence[Mapping[str, Any]], usage: cost.Usage
+) -> dict[str, Any]:
     outcomes: Counter[str] = Counter()
     for job in jobs:
         outcomes.update(job["outcomes"])
@@ -176,10 +224,11 @@ def _totals(jobs: Sequence[Mapping[str, Any]], timeline: Sequence[Mapping[str, A
         "shards": sum(job["num_shards"] or 0 for job in jobs),
         "done": sum(job["done"] for job in jobs),
         "attempts": outcomes.total(),
-        "failed_attempts": sum(outcomes[name] for name in _ENDED_BADLY),
+        "failed_attempts": sum(outcomes[name] for name in ENDED_BADLY),
         "wall_seconds": max((end for row in timeline for _, end in row["spans"]), default=0.0),
-        "core_hours": sum(job["core_hours"] for job in jobs),
-        "gpu_hours": sum(job["gpu_hours"] for job in jobs),
+        "core_hours": usage.core_hours,
+        "gpu_hours": usage.gpu_hours,
+        "usage": asdict(usage),
         "outputs": sum(job["num_outputs"] for job in jobs),
         "output_bytes": sum(job["output_bytes"] for job in jobs),
     }
@@ -202,7 +251,7 @@ def overall_state(states: Sequence[str], *, driven: bool = False) -> str:
 
 
 def _funnel(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Documents and bytes that leave each job that passes documents on, and the reasons of what it drops.
+    """Documents and bytes that each job passes on, rejects left out, and the reasons of what it drops.
 
     Every block counts ``<block>/documents_in``, ``<block>/documents_out`` and ``<block>/dropped/<reason>``.
     Blocks only drop, so the most is what went in and the least is what came out.
@@ -227,7 +276,7 @@ def _funnel(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     if name.endswith(("documents_in", "documents_out"))
                 ),
                 "documents": min(out),
-                "bytes": job["output_bytes"],
+                "bytes": job["kept_bytes"],
                 "dropped": [list(item) for item in dropped.most_common(_MOST_REASONS)],
             }
         )
