@@ -11,22 +11,25 @@ same, to the last bit of a sum, wherever a job runs.
 [1, 2]
 """
 
+import itertools
+import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # every worker imports this module, and hardly any has arrays: see deferred_for_start
+    import numpy as np
+    from numpy.typing import NDArray
 
 from tokenmill import storage
 from tokenmill.errors import GangError
 
 Bytes = bytes | bytearray | memoryview
-Scalar = TypeVar("Scalar", bound=np.generic)
+Scalar = TypeVar("Scalar", bound="np.generic")
 TIMEOUT_SECONDS = 600.0
 """How long ranks wait for each other unless somebody says otherwise."""
-_HEADER = np.dtype("<u8")
+_NUMBER_BYTES = 8
 
 
 @dataclass(kw_only=True)
@@ -88,7 +91,7 @@ class World:
         """
         return [bytes(part) for part in self.gather_bytes(value)]
 
-    def all_to_all(self, parts: Sequence[NDArray[Scalar]]) -> list[NDArray[Scalar]]:
+    def all_to_all(self, parts: "Sequence[NDArray[Scalar]]") -> "list[NDArray[Scalar]]":
         """Send every rank an array and receive one from each.
 
         Args:
@@ -100,12 +103,14 @@ class World:
         Raises:
             GangError: a rank did not come in time.
         """
+        import numpy as np
+
         assert len(parts) == self.world_size, f"{len(parts)} parts for {self.world_size} ranks"
         dtype = parts[0].dtype
         got = self.exchange_bytes([_bytes_of(part) for part in parts])
         return [np.frombuffer(bytearray(part), dtype=dtype) for part in got]
 
-    def all_reduce(self, values: NDArray[Scalar]) -> NDArray[Scalar]:
+    def all_reduce(self, values: "NDArray[Scalar]") -> "NDArray[Scalar]":
         """Sum of an array over all ranks, on every rank; added in order of ranks, so always the same bits.
 
         Args:
@@ -114,6 +119,8 @@ class World:
         Raises:
             GangError: a rank did not come in time.
         """
+        import numpy as np
+
         pieces = np.array_split(values.reshape(-1), self.world_size)  # each rank adds up a piece
         mine: Any = 0
         for part in self.all_to_all(pieces):
@@ -122,7 +129,9 @@ class World:
         return np.frombuffer(bytearray(whole), dtype=values.dtype).reshape(values.shape)
 
 
-def _bytes_of(array: NDArray[Any]) -> memoryview:
+def _bytes_of(array: "NDArray[Any]") -> memoryview:
+    import numpy as np
+
     # bytes, since a buffer of structured or empty arrays has no plain format
     return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
@@ -148,9 +157,9 @@ class FileWorld(World):
         return [parts[0]] if self.world_size == 1 else self._meet(parts, part=self.rank)
 
     def _meet(self, parts: Sequence[Bytes], *, part: int) -> list[Bytes]:
-        ends = np.cumsum([len(value) for value in parts], dtype=_HEADER)
-        header = np.concatenate([np.array([len(parts), 0], _HEADER), ends])
-        storage.write_atomic(self._url(self._round, self.rank), b"".join([header.tobytes(), *parts]))
+        numbers = [len(parts), *itertools.accumulate((len(value) for value in parts), initial=0)]
+        header = struct.pack(f"<{len(numbers)}Q", *numbers)
+        storage.write_atomic(self._url(self._round, self.rank), b"".join([header, *parts]))
         self._wait()
         urls = [self._url(self._round, rank) for rank in range(self.world_size)]
         got: list[Bytes] = [_part_of(url, part) for url in urls]
@@ -178,10 +187,10 @@ class FileWorld(World):
 
 def _part_of(url: str, part: int) -> bytes:
     with storage.open_input(url) as file:
-        count = int(np.frombuffer(file.read(_HEADER.itemsize), _HEADER)[0])
-        bounds = np.frombuffer(file.read((count + 1) * _HEADER.itemsize), _HEADER)
-        file.seek((count + 2) * _HEADER.itemsize + int(bounds[part]))
-        return file.read(int(bounds[part + 1] - bounds[part]))
+        (count,) = struct.unpack("<Q", file.read(_NUMBER_BYTES))
+        bounds = struct.unpack(f"<{count + 1}Q", file.read((count + 1) * _NUMBER_BYTES))
+        file.seek((count + 2) * _NUMBER_BYTES + bounds[part])
+        return file.read(bounds[part + 1] - bounds[part])
 
 
 def late(world: World, where: str, missing: Sequence[int] = ()) -> GangError:
