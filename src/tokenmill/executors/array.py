@@ -20,11 +20,11 @@ from tokenmill.executors.stop import Stop
 
 _MOST_FAILURES = 5
 """Failures in a row, none before, after which a task doubts its node and leaves the rest to others."""
-_MOST_HANDS = 16
+MOST_HANDS = 16
 """Idle tasks that wait to take over what others lose."""
-_SAMPLE = 64
+SAMPLE = 64
 """Commit records from which the usual time of a shard is taken."""
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 _log = logging.getLogger("tokenmill.worker")
 
 
@@ -119,7 +119,7 @@ class _Sharer:
         observer = Observer(self._folder, self._place.launch, self._folder.job.resources.lease_seconds)
         plan = {shard.index: shard for shard in self._folder.ensure_plan()}
         self._heart.idle()
-        pause = _SHORTEST_PAUSE
+        pause = SHORTEST_PAUSE
         is_first = True
         while self._stop.leaves(self._usual_seconds()):
             held = observer.held(self._unfinished(plan))
@@ -129,10 +129,10 @@ class _Sharer:
             choice = choose(held, self._late_after())
             if choice is not None:
                 self._take_over(plan[choice.shard], choice)
-                pause = _SHORTEST_PAUSE
+                pause = SHORTEST_PAUSE
             else:
                 time.sleep(pause)
-                pause = min(1.5 * pause, _LONGEST_PAUSE, max(_SHORTEST_PAUSE, self._usual_seconds() / 2))
+                pause = min(1.5 * pause, LONGEST_PAUSE, max(SHORTEST_PAUSE, self._usual_seconds() / 2))
 
     def _unfinished(self, plan: dict[int, Shard]) -> set[int]:
         done, quarantined = self._folder.done(), set(self._folder.quarantined())
@@ -142,12 +142,12 @@ class _Sharer:
         """True if so many tasks wait already that one more would only hold its allocation."""
         beats = self._folder.beats(self._place.launch)
         idle = sum(beat["state"] == "idle" for task, beat in beats.items() if task != self._place.index)
-        return bool(idle >= min(num_held, _MOST_HANDS))
+        return bool(idle >= min(num_held, MOST_HANDS))
 
     def _late_after(self) -> float:
         if self._straggler_seconds == float("inf"):
             done = sorted(self._folder.done())
-            sample = done[:: max(1, len(done) // _SAMPLE)]
+            sample = done[:: max(1, len(done) // SAMPLE)]
             times = [float(self._folder.committed(shard)["seconds"]) for shard in sample]
             self._straggler_seconds = straggler_seconds(times)
         return self._straggler_seconds
