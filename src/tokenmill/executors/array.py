@@ -65,8 +65,13 @@ class _Sharer:
         while failed and not self._stop.requested():
             failed = [shard for shard in failed if self._try(shard) == "error"]
             failed = self._hopeful(failed)
-        if self._place.num_tasks > 1:
+        if self._place.num_tasks > 1 and self._has_room():
             self._help()
+
+    def _has_room(self) -> bool:
+        """True while the task may take another shard."""
+        most = self._folder.job.resources.max_shards
+        return not most or len(self._seconds) < most
 
     def _doubts(self, failed: Sequence[Shard]) -> bool:
         return len(failed) == len(self._seconds) >= _MOST_FAILURES and self._place.num_tasks > 1
@@ -74,7 +79,11 @@ class _Sharer:
     def _leases(self) -> Iterator[Shard]:
         """Shards that this task could lease; the next one is leased when it is asked for."""
         folder, place = self._folder, self._place
-        shards = _rotated(folder.ensure_plan(), place)
+        plan = folder.ensure_plan()
+        mine = plan[_first(len(plan), place)]  # nobody else begins here, so nothing need be listed for it
+        if not folder.is_settled(mine.index) and folder.lease(place.launch, mine.index, self._holder()):
+            yield mine
+        shards = _rotated(plan, place)
         live = set(folder.leased(place.launch))
         for shard in remaining(shards, done=folder.done(), quarantined=set(folder.quarantined()), live=live):
             if folder.lease(place.launch, shard.index, self._holder()):
@@ -86,12 +95,15 @@ class _Sharer:
     def _take(self, take: Callable[[], Shard | None]) -> list[Shard]:
         """Take and try shards one after the other; returns those that failed and may yet be done."""
         failed: list[Shard] = []
-        while self._stop.leaves(self._usual_seconds()) and (shard := take()) is not None:
+        while self._may_begin() and (shard := take()) is not None:
             if self._try(shard) == "error":
                 failed.append(shard)
                 if self._doubts(failed):
                     break
         return self._hopeful(failed)
+
+    def _may_begin(self) -> bool:
+        return self._has_room() and self._stop.leaves(self._usual_seconds())
 
     def _usual_seconds(self) -> float:
         return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
@@ -121,7 +133,7 @@ class _Sharer:
         self._heart.idle()
         pause = SHORTEST_PAUSE
         is_first = True
-        while self._stop.leaves(self._usual_seconds()):
+        while self._may_begin():
             held = observer.held(self._unfinished(plan))
             if not held or (is_first and self._are_enough(len(held))):
                 return
@@ -163,7 +175,12 @@ class _Sharer:
         self._heart.idle()
 
 
+def _first(num_shards: int, place: Place) -> int:
+    """Where in the plan a task begins: each at another place, so that leases seldom collide."""
+    return place.index * num_shards // max(1, place.num_tasks) % num_shards
+
+
 def _rotated(shards: Sequence[Shard], place: Place) -> list[Shard]:
-    """Shards in plan order, each task beginning at another place, so that leases seldom collide."""
-    first = place.index * len(shards) // max(1, place.num_tasks)
+    """Shards in plan order from where a task begins."""
+    first = _first(len(shards), place)
     return [*shards[first:], *shards[:first]]

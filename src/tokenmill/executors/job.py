@@ -72,6 +72,8 @@ class Resources:
     """GPUs per task."""
     time_seconds: int = 3600
     """Time limit of a submission in seconds."""
+    max_shards: int = 0
+    """Shards that a task takes before it ends, so that what leaks ends with it; 0: until none is left."""
     max_attempts: int = 2
     """Attempts at a shard that may end in an error before it is quarantined."""
     max_lost: int = 8
@@ -109,6 +111,15 @@ class Resources:
             )
         if self.segments < 1:
             raise ConfigError("a gang needs a segment", where="resources.segments", got=str(self.segments))
+
+    def tasks_for(self, num_shards: int) -> int:
+        """Tasks of an array that so many shards give work to.
+
+        >>> Resources(tasks=8).tasks_for(100), Resources(max_shards=30).tasks_for(100)
+        (8, 4)
+        """
+        wanted = -(-num_shards // self.max_shards) if self.max_shards else num_shards
+        return min(wanted, self.tasks) if self.tasks else wanted
 
 
 @dataclass(frozen=True, kw_only=True)

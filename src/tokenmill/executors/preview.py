@@ -56,7 +56,7 @@ def _preview(node: Node, executor: Executor) -> JobPreview:
     elif known:
         files = {name: input_files(source, name) for name, source in node.sources.items()}
         shards = len(make_plan(job, files))
-    wanted = min(shards, job.resources.tasks or shards) if shards else job.resources.tasks or 1
+    wanted = job.resources.tasks_for(shards) if shards else job.resources.tasks or 1
     tasks = max(1, job.resources.tasks) if job.layout == "gang" else max(1, executor.num_tasks(wanted))
     folder = _PreviewFolder(node.folder.url, job)
     launch = Launch(token=PREVIEW_TOKEN, folder=folder, num_tasks=tasks)
