@@ -1,4 +1,7 @@
-"""How the ranks of a gang find each other: rank 0 opens a store on a free port and tells where."""
+"""How the ranks of a gang find each other: rank 0 opens a store on a free port and tells where.
+
+All ranks are known to be there when this begins (executors/roll_call.py); here they connect, and add up 1.
+"""
 
 import time
 from typing import Any
@@ -7,7 +10,7 @@ import torch
 
 from tokenmill.errors import ConfigError, GangError
 from tokenmill.executors.job import Task, TaskStopped
-from tokenmill.parallel.collectives import Store, World, own_host
+from tokenmill.parallel.collectives import Store, World, all_reduce, own_host
 from tokenmill.parallel.mesh import Mesh
 
 RENDEZVOUS = "rendezvous"
@@ -49,13 +52,32 @@ def connect(task: Task, mesh: Mesh, device: torch.device, *, timeout_seconds: fl
         timeout_seconds: how long to wait for the others, here and in every collective.
 
     Raises:
-        GangError: a rank did not come; the message names it.
+        GangError: a rank did not come, and the message names it; or sums over the ranks are wrong.
         TaskStopped: the end was announced before all were there.
     """
     store = None
     if mesh.world_size > 1:
         store = _open_store(task, timeout_seconds)
-    return World(rank=task.rank, mesh=mesh, device=device, store=store, timeout_seconds=timeout_seconds)
+    world = World(rank=task.rank, mesh=mesh, device=device, store=store, timeout_seconds=timeout_seconds)
+    check_sum(world)
+    return world
+
+
+def check_sum(world: World) -> None:
+    """Add up 1 over all ranks, on the device that will compute: a broken network shows here, not in a loss.
+
+    Raises:
+        GangError: the sum is not the number of ranks, or a rank is gone.
+    """
+    total = int(all_reduce(torch.ones(1, device=world.device), world.everyone).item())
+    if total != world.mesh.world_size:
+        raise GangError(
+            "the ranks do not add up",
+            where=f"rank {world.rank} of {world.mesh.world_size}, {world.device}",
+            expected=f"{world.mesh.world_size} as the sum of 1 over the ranks",
+            got=str(total),
+            fix="test the nodes' network and GPUs; exclude the node that is wrong",
+        )
 
 
 def _open_store(task: Task, timeout_seconds: float) -> Store:
