@@ -30,6 +30,34 @@ from tokenmill.object_store import FileInfo, Upload
 if TYPE_CHECKING:
     from tokenmill.object_store.s3 import S3Store
 
+__all__ = [
+    "FileInfo",
+    "OutputFile",
+    "Upload",
+    "abort_upload",
+    "absolute",
+    "create",
+    "dump_json",
+    "exists",
+    "is_exclusive",
+    "is_local",
+    "join",
+    "list_files",
+    "list_names",
+    "list_partials",
+    "list_uploads",
+    "local_path",
+    "open_input",
+    "publish_once",
+    "read_bytes",
+    "read_json",
+    "remove",
+    "requests",
+    "s3_of",
+    "sha256_of",
+    "write_atomic",
+]
+
 _memory_lock = threading.Lock()
 
 

@@ -13,14 +13,15 @@ import socket
 import time
 import traceback
 import typing
+from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import tokenmill
 from tokenmill import storage, values
-from tokenmill.errors import ConfigError, GangError, TokenmillError
+from tokenmill.errors import ConfigError, GangError, StorageError, TokenmillError
 from tokenmill.executors.failures import error_class
 from tokenmill.executors.hang import watched
 from tokenmill.executors.job import Job, Shard, Task, TaskStopped
@@ -135,6 +136,17 @@ def _file_world(task: Task) -> World:
         rank=task.rank,
         world_size=task.world_size,
         check=patience(task.stop_requested),
+@contextmanager
+def _counting_requests(task: Task) -> typing.Iterator[None]:
+    """Note what the entry and the commit asked of object stores."""
+    before = Counter(storage.requests())
+    try:
+        yield
+    finally:
+        if requests := dict(Counter(storage.requests()) - before):
+            task.findings["requests"] = requests
+
+
         url=storage.join(task.exchange_url, "world"),
     )
 
@@ -164,7 +176,8 @@ def _call(
     """Call the entry and commit; returns the outcome and the error."""
     error: Exception | None = None
     try:
-        outcome = _work_and_commit(folder, task, record, heart)
+        with _counting_requests(task):
+            outcome = _work_and_commit(folder, task, record, heart)
     except TaskStopped:
         return "stopped", None
     except Overtaken:
@@ -175,7 +188,7 @@ def _call(
         # if the failure came after the record was there, its files are needed
         outcome, error = ("done", None) if _is_committed(folder, task) else ("error", raised)
     if outcome != "done":
-        _discard(folder, task)
+        _discard(folder, task, error)
     return outcome, error
 
 
@@ -223,11 +236,20 @@ def _is_committed(folder: JobFolder, task: Task) -> bool:
         return False
 
 
-def _discard(folder: JobFolder, task: Task) -> None:
-    """Remove the private files of an attempt that will not be committed."""
-    for output in task.outputs:
-        if task.attempt in output["path"]:  # adopted files belong to the job's progress, not to the attempt
-            storage.remove(folder.at(output["path"]))
+def _discard(folder: JobFolder, task: Task, error: Exception | None) -> None:
+    """Remove the private files of an attempt that will not be committed; ``tokenmill gc`` finds what stays.
+
+    They stay where the record may name them yet: on stores on which a loser of the race to publish cannot be
+    sure that it lost, and after a store did not say whether it took the record.
+    """
+    if isinstance(error, StorageError) and not storage.is_local(folder.url):
+        return
+    with suppress(StorageError):  # the attempt's own error is the one to tell
+        if not storage.is_exclusive(folder.url):
+            return
+        for output in task.outputs:
+            if task.attempt in output["path"]:  # adopted files belong to the job's progress
+                storage.remove(folder.at(output["path"]))
 
 
 def _send_outputs(task: Task) -> None:

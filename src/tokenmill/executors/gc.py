@@ -5,12 +5,15 @@
     leases/       of ended launches
     progress/     checkpoints of a complete job, but not those that are its output
     .*.partial    files whose writer died
+    upload        of an object store: parts of an object that was never completed
 
 What a commit record or a manifest names is never removed, wherever it lies. Nothing of a live launch is. A
 launch that is thought dead may still have a process on a lost node, whose commit would then name files that
-are gone; so a file goes only if its shard is done by another attempt, or its own attempt has ended.
+are gone; so a file goes only if its shard is done by another attempt, or its own attempt has ended. Uploads
+of which no attempt is known go after a day.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +28,7 @@ _ENDED = {"error", "forgiven", "late", "stopped"}
 """Outcomes of attempts that will not commit any more."""
 _CHECKPOINT = "progress/step-"
 """Beginning of the paths of checkpoints; the rest of ``progress/`` may be needed to go on from the last."""
+_OLD_UPLOAD_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +38,13 @@ class Orphan:
     job: str
     """Name of the job; empty for a file of the run itself."""
     kind: str
-    """data, exchange, leases, progress or partial."""
+    """data, exchange, leases, progress, partial or upload."""
     url: str
     """Where it lies."""
     num_bytes: int
-    """Size in bytes."""
+    """Size in bytes; 0 for an upload, whose parts a store does not count."""
+    upload: storage.Upload | None = None
+    """What is to be aborted, of an upload."""
 
 
 @dataclass(kw_only=True)
@@ -73,10 +79,12 @@ def gc(run_url: str, executor: Executor, *, dry_run: bool = False) -> list[Orpha
     # files first, launches second: a launch that is recorded in between has no file in the list
     listed = {name: _files(folder) for name, folder in folders.items()}
     partials = {name: storage.list_partials(folder.url) for name, folder in folders.items()}
+    uploads = {name: storage.list_uploads(folder.url) for name, folder in folders.items()}
     live = live_launches(run_url, folders.values(), executor)
     orphans: list[Orphan] = []
     for name, folder in folders.items():
         orphans += find_orphans(name, folder, listed[name], live)
+        orphans += find_uploads(name, folder, uploads[name], live)
         if not set(folder.launch_order()) & live:
             orphans += _orphans(name, "partial", partials[name])
     if not live and driver_of(run_url) is None:
@@ -85,8 +93,15 @@ def gc(run_url: str, executor: Executor, *, dry_run: bool = False) -> list[Orpha
         orphans += _orphans("", "partial", own)
     if not dry_run:
         for orphan in orphans:
-            storage.remove(orphan.url)
+            _remove(orphan)
     return orphans
+
+
+def _remove(orphan: Orphan) -> None:
+    if orphan.upload is not None:
+        storage.abort_upload(orphan.upload)
+    else:
+        storage.remove(orphan.url)
 
 
 def totals(orphans: Iterable[Orphan]) -> dict[str, tuple[int, int]]:
@@ -131,6 +146,22 @@ def find_orphans(
         parts = path.split("/")
         if path not in ledger.named and len(parts) > 1 and parts[0] in rules and rules[parts[0]](parts):
             found += _orphans(job, parts[0], [info])
+    return found
+
+
+def find_uploads(
+    job: str, folder: JobFolder, uploads: Iterable[storage.Upload], live: set[str]
+) -> list[Orphan]:
+    """Uploads of a job that nobody will complete; arguments as of ``find_orphans``."""
+    uploads = list(uploads)
+    ledger = _read(folder) if uploads else _Ledger()
+    now = time.time()
+    found: list[Orphan] = []
+    for upload in uploads:
+        attempt = _attempt_of(upload.url.rsplit("/", 1)[-1])
+        is_old = now - upload.started > _OLD_UPLOAD_SECONDS and _launch_of(attempt) not in live
+        if is_old or (attempt and _is_dead(attempt, ledger, live)):
+            found.append(Orphan(job=job, kind="upload", url=upload.url, num_bytes=0, upload=upload))
     return found
 
 
