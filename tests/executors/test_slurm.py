@@ -1,5 +1,7 @@
 """Batch scripts as pure functions: golden files, and what SLURM's answers are taken to mean."""
 
+import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 
 from tokenmill.errors import ConfigError, SubmissionError
 from tokenmill.executors import slurm
-from tokenmill.executors.job import Job, Resources
+from tokenmill.executors.job import Job, Part, Resources, identity_of
 from tokenmill.executors.launch import Launch
 from tokenmill.executors.preview import PREVIEW_TOKEN
 from tokenmill.executors.site import Site
@@ -51,6 +53,16 @@ GANG = Job(
     layout="gang",
     resources=Resources(tasks=4, cpus=8, gpus=1, memory_bytes=64_000_000_000, time_seconds=86_400),
 )
+PARTS = (
+    Part(ranks=1, cpus=4, memory_bytes=16_000_000_000, constraint="bigmem"),
+    Part(ranks=3, cpus=8, gpus=1, memory_bytes=64_000_000_000),
+)
+UNEVEN = Job(
+    name="train",
+    entry="x.y",
+    layout="gang",
+    resources=Resources(tasks=4, time_seconds=86_400, segments=3, parts=PARTS),
+)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +71,7 @@ GANG = Job(
         ("array_first_chunk", ARRAY, 16, 0, ()),
         ("array_second_chunk", ARRAY, 16, 1, ("41", "42")),
         ("gang", GANG, 4, 0, ("43",)),
+        ("gang_of_parts_second_segment", UNEVEN, 4, 1, ("43",)),
     ],
 )
 def test_scripts_equal_their_golden_files(
@@ -66,7 +79,8 @@ def test_scripts_equal_their_golden_files(
 ) -> None:
     launch = launch_of(job, tasks)
     chunks = slurm.chunks_of(launch, 11)
-    script = slurm.batch_script(launch, chunks[chunk], SITE, parents)
+    previous = "44" if chunks[chunk].segment else ""
+    script = slurm.batch_script(launch, chunks[chunk], SITE, parents, previous)
     path = GOLDEN / f"{name}.sbatch"
     if os.environ.get("TOKENMILL_ACCEPT"):
         path.write_text(script)
@@ -81,6 +95,40 @@ def test_arrays_are_cut_to_exact_sizes() -> None:
     scripts = [slurm.batch_script(launch_of(ARRAY, 25), chunk, SITE, ()) for chunk in chunks]
     assert ["--array=0-10%11" in scripts[0], "--array=0-2%3" in scripts[2]] == [True, True]
     assert len(slurm.chunks_of(launch_of(GANG, 25), 11)) == 1
+
+
+def test_segments_of_a_gang_follow_each_other() -> None:
+    launch = launch_of(UNEVEN, 4)
+    scripts = slurm.SlurmExecutor(SITE).preview(launch)
+    waits = [[line for line in script.splitlines() if "--dependency" in line] for script in scripts]
+    assert waits == [
+        [],
+        [f"#SBATCH --dependency=afterany:ID_OF_tokenmill-train-{PREVIEW_TOKEN}-c0"],
+        [f"#SBATCH --dependency=afterany:ID_OF_tokenmill-train-{PREVIEW_TOKEN}-c1"],
+    ]
+    assert [f"--segment {number}" in script for number, script in enumerate(scripts)] == [True] * 3
+
+
+def test_what_only_a_gang_has_is_refused_elsewhere() -> None:
+    with pytest.raises(ConfigError, match="only a gang has segments"):
+        Job(name="a", entry="x.y", resources=Resources(segments=2))
+    with pytest.raises(ConfigError, match="only a gang has parts"):
+        Job(name="a", entry="x.y", resources=Resources(tasks=4, parts=PARTS))
+
+
+def test_parts_must_add_up() -> None:
+    with pytest.raises(ConfigError, match=r"do not add up(.|\n)*got: 1 \+ 3\n  fix: set tasks to 4"):
+        Resources(tasks=5, parts=PARTS)
+    with pytest.raises(ConfigError, match="needs a segment"):
+        Resources(segments=0)
+    plain = json.loads(json.dumps(dataclasses.asdict(UNEVEN.resources)))
+    assert Resources(**plain) == UNEVEN.resources  # as records hold it
+
+
+def test_parts_are_placement_and_their_sum_is_identity() -> None:
+    same = Job(name="train", entry="x.y", layout="gang", resources=Resources(tasks=4))
+    other = Job(name="train", entry="x.y", layout="gang", resources=Resources(tasks=5))
+    assert identity_of(UNEVEN, {}) == identity_of(same, {}) != identity_of(other, {})
 
 
 def test_every_array_of_every_parent_is_waited_for() -> None:
