@@ -18,7 +18,6 @@ import io
 import json
 import os
 import threading
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -77,6 +76,10 @@ def local_path(url: str) -> Path:
     return Path(url.removeprefix("file://"))
 
 
+def _path_of(url: str) -> str:
+    return url.removeprefix("file://")
+
+
 def absolute(url: str) -> str:
     """Absolute form of a path; URLs with a protocol stay as they are."""
     return str(local_path(url).expanduser().absolute()) if is_local(url) else url.rstrip("/")
@@ -127,7 +130,7 @@ def _buffered_file() -> Any:
 def exists(url: str) -> bool:
     """True if a file or a folder is there."""
     if is_local(url):
-        return local_path(url).exists()
+        return os.path.exists(_path_of(url))
     if store := _s3(url):
         return store.exists(url)
     filesystem, path = _filesystem(url)
@@ -143,7 +146,8 @@ def read_bytes(url: str) -> bytes:
     """
     try:
         if is_local(url):
-            return local_path(url).read_bytes()
+            with open(_path_of(url), "rb") as file:
+                return file.read()
         if store := _s3(url):
             return store.read(url)
         filesystem, path = _filesystem(url)
@@ -271,26 +275,42 @@ def _explained(url: str, action: str) -> Iterator[None]:
         ) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync_folder(path: str) -> None:
+    """Make the name of a file durable."""
+    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _write_partial(path: Path, data: bytes, durable: bool) -> Path:
-    """Write a hidden private file beside ``path``, and wait for the disk if it is to be durable."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.partial"
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _open_new(path: str) -> BinaryIO:
+    """A new file to write; its folder is made if it is not there."""
     try:
-        with partial.open("xb") as file:
+        return open(path, "xb")
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return open(path, "xb")
+
+
+def _write_partial(path: str, data: bytes, durable: bool) -> str:
+    """Write a hidden private file beside ``path``, and wait for the disk if it is to be durable."""
+    # strings, not Path: these few lines are half of what tokenmill itself costs a small shard
+    folder, name = os.path.split(path)
+    partial = os.path.join(folder, f".{name[:100]}.{os.urandom(6).hex()}.partial")
+    try:
+        with _open_new(partial) as file:
             file.write(data)
             file.flush()
             if durable:
                 os.fsync(file.fileno())
     except BaseException:
-        partial.unlink(missing_ok=True)
+        _unlink(partial)
         raise
     return partial
 
@@ -314,11 +334,10 @@ def write_atomic(url: str, data: bytes, *, durable: bool = True) -> None:
             filesystem, path = _filesystem(url)
             filesystem.pipe_file(path, data)
             return
-        target = local_path(url)
-        partial = _write_partial(target, data, durable)
-        partial.replace(target)
+        target = _path_of(url)
+        os.replace(_write_partial(target, data, durable), target)
         if durable:
-            _sync_folder(target.parent)
+            _sync_folder(target)
 
 
 def publish_once(url: str, data: bytes, *, durable: bool = True) -> bool:
@@ -334,7 +353,7 @@ def publish_once(url: str, data: bytes, *, durable: bool = True) -> bool:
     """
     with _explained(url, "publish a record"):
         if is_local(url):
-            return _publish_local(local_path(url), data, durable)
+            return _publish_local(_path_of(url), data, durable)
         if store := _s3(url):
             return store.publish(url, data)
         return _publish_remote(url, data)
@@ -379,28 +398,28 @@ def _publish_remote(url: str, data: bytes) -> bool:
     return True
 
 
-def _publish_local(target: Path, data: bytes, durable: bool) -> bool:
-    if target.exists():
+def _publish_local(target: str, data: bytes, durable: bool) -> bool:
+    if os.path.exists(target):
         return False
     partial = _write_partial(target, data, durable)
     try:
         os.link(partial, target)
     except OSError as error:
-        if partial.stat().st_nlink != 2:  # else it is done, and only the answer of a file server was lost
+        if os.stat(partial).st_nlink != 2:  # else it is done, and only the answer of a file server was lost
             if isinstance(error, FileExistsError):
                 return False
             raise
     finally:
-        partial.unlink(missing_ok=True)
+        _unlink(partial)
     if durable:
-        _sync_folder(target.parent)
+        _sync_folder(target)
     return True
 
 
 def remove(url: str) -> None:
     """Remove a file if it is there."""
     if is_local(url):
-        local_path(url).unlink(missing_ok=True)
+        _unlink(_path_of(url))
         return
     if store := _s3(url):
         store.remove(url)
@@ -438,9 +457,7 @@ class OutputFile(io.RawIOBase):
         self._digest = hashlib.sha256()
         with _explained(url, "create a file"):
             if is_local(url):
-                path = local_path(url)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = cast("BinaryIO", path.open("xb"))
+                self._file = _open_new(_path_of(url))
             elif store := _s3(url):
                 self._file = cast("BinaryIO", store.create(url))
             else:
