@@ -240,6 +240,8 @@ class S3Store:
         while True:
             try:
                 page = self.client.call("list", "list_multipart_uploads", url, **arguments)
+            except FileNotFoundError:  # rclone says so where there is none
+                return found
             except RefusedError as error:
                 if error.status not in _CONDITION_REFUSED:
                     raise
