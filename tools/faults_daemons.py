@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from faults_cluster import MESSAGE_TIMEOUT, SLURMD_TIMEOUT
-from faults_harness import Case, Result, Shape, World, heal, kill, moments, tally, wait_until
+from faults_harness import Case, Result, Shape, World, heal, kill, moments, tally, wait_for_moment, wait_until
 
 REQUEUE_SECONDS = 2 * SLURMD_TIMEOUT
 """From the last word of a node to its jobs' end at SLURM: it looks at nodes once per timeout."""
@@ -64,9 +64,8 @@ def killed_controller(world: World, seed: int) -> Result:
     result = Result(row=5, fault="kill -9 slurmctld 3 times, then its state wiped", seed=seed)
     case = world.case("controller", Shape(shards=shards, tasks=15, seconds=2.0, lease_seconds=3.0))
     driver = case.start()
-    began = time.monotonic()
-    for number, moment in enumerate(moments(rng, 4, 1.0, 16.0)):
-        time.sleep(max(0.0, began + moment - time.monotonic()))
+    for number, moment in enumerate(moments(rng, 4)):
+        wait_for_moment(case, rng, moment)
         result.injected += world.lab.kill("slurmctld")
         if number == 3:
             world.lab.wipe_state()

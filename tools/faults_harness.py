@@ -429,6 +429,12 @@ def heal(result: Result, case: Case, driver: "subprocess.Popen[bytes]", most_res
     result.demand(code == 0, f"the driver ended with {code}: {case.words()}")
 
 
-def moments(rng: random.Random, count: int, first: float, last: float) -> Sequence[float]:
-    """Random moments in seconds, in order."""
-    return sorted(rng.uniform(first, last) for _ in range(count))
+def moments(rng: random.Random, count: int) -> Sequence[float]:
+    """Random moments of a run, as shares of its shards that are done, in order."""
+    return sorted(rng.uniform(0.0, 0.8) for _ in range(count))
+
+
+def wait_for_moment(case: Case, rng: random.Random, moment: float) -> None:
+    """Wait until a share of the shards is done, and a little longer; not for ever, if nothing gets done."""
+    wait_until(lambda: case.num_done() >= moment * case.shape.shards, 30)
+    time.sleep(rng.uniform(0.0, 0.5))

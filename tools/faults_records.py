@@ -27,7 +27,7 @@ def killed_driver(world: World, seed: int) -> Result:
     case = world.case("crash", shape)
     words = [sys.executable, str(TOOLS / "faults_crash.py"), "--recipe", str(case.recipe)]
     words += ["--folder", str(case.folder / "runs"), "--at-once", str(at_once)]
-    words += ["--sides", "before" if world.small and slurm else "both", "--", *case.placement()]
+    words += ["--sides", "before" if world.small else "both", "--", *case.placement()]
     out = case.folder / "crash.out"
     with out.open("wb") as file:
         code = subprocess.run(
