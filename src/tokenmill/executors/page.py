@@ -19,26 +19,37 @@ _FEW_TEXTS = 4
 def html_page(report: Mapping[str, Any]) -> str:
     """The page of a report, from the values of ``report.json``."""
     run, jobs, totals = report["run"], report["jobs"], report["totals"]
-    title = escape(f"{run['recipe']} · tokenmill report")
     body = [
         _header(report),
         _failures(jobs),
-        _section("Results", _results(jobs)),
-        _section("Jobs", svg.job_graph([_graph_job(job) for job in jobs], list(run["inputs"]))),
-        _section("When they ran", svg.timeline(report["timeline"])),
-        _section("From documents to results", _funnel(report["funnel"])),
-        _section("What it took", _usage(jobs, totals["usage"])),
+        page_section("Results", _results(jobs)),
+        page_section("Jobs", svg.job_graph([_graph_job(job) for job in jobs], list(run["inputs"]))),
+        page_section("When they ran", svg.timeline(report["timeline"])),
+        page_section("From documents to results", _funnel(report["funnel"])),
+        page_section("What it took", _usage(jobs, totals["usage"])),
         *(_job(job) for job in jobs),
         f"<footer>tokenmill {escape(run['tokenmill'])}, {units.moment(run['reported'])}</footer>",
     ]
+    return whole_page(f"{run['recipe']} · tokenmill report", body)
+
+
+def whole_page(title: str, body: Iterable[str]) -> str:
+    """An HTML page with the report's style.
+
+    Args:
+        title: plain text.
+        body: HTML.
+    """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+        f"<body><main>{''.join(body)}</main></body></html>\n"
     )
 
 
-def _section(title: str, content: str) -> str:
+def page_section(title: str, content: str) -> str:
+    """A section; nothing without content."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
 
 
@@ -97,7 +108,7 @@ def _failures(jobs: Sequence[Mapping[str, Any]]) -> str:
         if left_out
         else ""
     )
-    return _section("Failures", "".join(items) + more) if items else ""
+    return page_section("Failures", "".join(items) + more) if items else ""
 
 
 def _failure(job: str, failure: Mapping[str, Any]) -> str:
@@ -179,7 +190,7 @@ def _job(job: Mapping[str, Any]) -> str:
     known = "".join(f"<span>{escape(fact)}</span>" for fact in facts if fact and job["outcomes"])
     values = {"entry": job["entry"], "folder": job["folder"], "identity": job["identity"]}
     config = _pre(dump_json(job["config"], indent=2).decode()) if job["config"] else ""
-    figures = "" if job["is_last"] else _figures(job["figures"])
+    figures = "" if job["is_last"] else figure_grid(job["figures"])
     return (
         f'<section id="job-{escape(job["name"])}"><h2>{escape(job["name"])} {_pill(job["state"])}</h2>'
         f'<p class="facts-line">{known}</p>{_pre(job["message"]) if job["message"] else ""}{figures}'
@@ -191,10 +202,11 @@ def _job(job: Mapping[str, Any]) -> str:
 def _results(jobs: Sequence[Mapping[str, Any]]) -> str:
     """Figures of the jobs that no other job reads, numbers before texts."""
     figures = [figure for job in jobs if job["is_last"] for figure in job["figures"]]
-    return _figures(sorted(figures, key=lambda figure: figure["kind"] == "texts"))
+    return figure_grid(sorted(figures, key=lambda figure: figure["kind"] == "texts"))
 
 
-def _figures(figures: Sequence[Mapping[str, Any]]) -> str:
+def figure_grid(figures: Sequence[Mapping[str, Any]]) -> str:
+    """Figures of ``telemetry.Report`` side by side."""
     content = "".join(_figure(figure) for figure in figures)
     return f'<div class="figures">{content}</div>' if content else ""
 

@@ -52,12 +52,12 @@ def line_plot(x_label: str, y_label: str, lines: Mapping[str, Sequence[Sequence[
     for value in y_ticks:
         _, y = place((x_ticks[0], value))
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(left - 8, y + 4, units.si(value), "tick end"))
+        parts.append(text(left - 8, y + 4, units.si(value), "tick end"))
     for value in x_ticks:
         x, _ = place((value, y_ticks[0]))
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
-        parts.append(_text(x, bottom + 18, units.si(value), "tick middle"))
-    parts.append(_text((left + right) / 2, bottom + 38, x_label, "label middle"))
+        parts.append(text(x, bottom + 18, units.si(value), "tick middle"))
+    parts.append(text((left + right) / 2, bottom + 38, x_label, "label middle"))
     parts.append(
         f'<text class="label middle" transform="translate(15 {(top + bottom) / 2}) rotate(-90)">'
         f"{escape(y_label)}</text>"
@@ -66,7 +66,7 @@ def line_plot(x_label: str, y_label: str, lines: Mapping[str, Sequence[Sequence[
         _curve(index, label, [place(p) for p in line]) for index, (label, line) in enumerate(clean.items())
     )
     title = f"{y_label} over {x_label}: {', '.join(clean)}"
-    return _svg(640, 294, parts, title) + _legend(list(clean))
+    return drawing(640, 294, parts, title) + legend(list(clean))
 
 
 def _curve(index: int, label: str, points: Sequence[Point]) -> str:
@@ -79,7 +79,8 @@ def _curve(index: int, label: str, points: Sequence[Point]) -> str:
     return f'<polyline class="curve {colour}" points="{path}">{title}</polyline>'
 
 
-def _legend(labels: Sequence[str]) -> str:
+def legend(labels: Sequence[str]) -> str:
+    """Names of the colours, in order."""
     keys = (
         f'<span><i class="key c{index % _NUM_COLOURS}"></i>{escape(label)}</span>'
         for index, label in enumerate(labels)
@@ -142,7 +143,7 @@ def job_graph(jobs: Sequence[Mapping[str, Any]], inputs: Sequence[str]) -> str:
         for job in jobs
     ]
     width = max(x for x, _ in place.values()) + _NODE + 8
-    return _svg(width, 40 + tallest * 64.0, parts, "job graph")
+    return drawing(width, 40 + tallest * 64.0, parts, "job graph")
 
 
 def _edge(start: Point, end: Point) -> str:
@@ -167,8 +168,8 @@ def _node(name: str, note: str, state: str, place: Point, link: str) -> str:
     body = (
         f'<rect class="node {state}" x="{x:.0f}" y="{y:.0f}" width="{_NODE:.0f}" height="48" rx="8"/>'
         f"<title>{escape(name)}: {escape(state)}</title>"
-        + _text(x + _NODE / 2, y + 21, shown, "name middle")
-        + _text(x + _NODE / 2, y + 38, note, "tick middle")
+        + text(x + _NODE / 2, y + 21, shown, "name middle")
+        + text(x + _NODE / 2, y + 38, note, "tick middle")
     )
     return f'<a href="{escape(link)}">{body}</a>' if link else f"<g>{body}</g>"
 
@@ -194,11 +195,11 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> str:
     for value in x_ticks:
         x = left + value * scale
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="8" y2="{bottom}"/>')
-        parts.append(_text(x, bottom + 18, _clock(value), "tick middle"))
+        parts.append(text(x, bottom + 18, _clock(value), "tick middle"))
     for index, row in enumerate(rows):
-        parts.append(_text(left - 12, 8 + height * (index + 0.65), row["name"], "name end"))
+        parts.append(text(left - 12, 8 + height * (index + 0.65), row["name"], "name end"))
         parts.append(_band(row, left, 8 + height * (index + 1) - 5, height - 11, scale))
-    return _svg(left + width + 40, bottom + 26, parts, "attempts over time")
+    return drawing(left + width + 40, bottom + 26, parts, "attempts over time")
 
 
 def _band(row: Mapping[str, Any], left: float, base: float, height: float, scale: float) -> str:
@@ -229,7 +230,7 @@ def _band(row: Mapping[str, Any], left: float, base: float, height: float, scale
         "<title>failed attempt</title></circle>"
         for moment in row["failed"][:200]
     )
-    note = _text(end + 8, base - height / 2 + 4, f"{units.duration(changes[-1][0] - changes[0][0])}", "tick")
+    note = text(end + 8, base - height / 2 + 4, f"{units.duration(changes[-1][0] - changes[0][0])}", "tick")
     return band + marks + note
 
 
@@ -240,11 +241,13 @@ def _clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
-def _text(x: float, y: float, text: str, classes: str) -> str:
-    return f'<text class="{classes}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+def text(x: float, y: float, words: str, classes: str) -> str:
+    """A line of text."""
+    return f'<text class="{classes}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
 
 
-def _svg(width: float, height: float, parts: Sequence[str], title: str) -> str:
+def drawing(width: float, height: float, parts: Sequence[str], title: str) -> str:
+    """A drawing of parts; it shrinks with the page, but stays legible."""
     style = f"width:{width:.0f}px;min-width:{min(width, max(520, 0.72 * width)):.0f}px"
     return (
         f'<div class="drawing"><svg viewBox="0 0 {width:.0f} {height:.0f}" style="{style}" role="img"'
