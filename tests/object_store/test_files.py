@@ -109,3 +109,16 @@ def test_uploads_of_the_dead_are_found(s3_proxy: Any, s3_url: str) -> None:
     file.discard()
     assert storage.list_uploads(s3_url) == []
     assert storage.list_uploads("/tmp") == []
+
+
+def test_large_objects_are_read_in_pieces(
+    s3_proxy: Any, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenmill.object_store.s3._MOST_AT_ONCE", 1000)
+    storage.write_atomic(f"{s3_url}/x", BIG[:1001])
+    assert storage.read_bytes(f"{s3_url}/x") == BIG[:1001]
+    storage.write_atomic(f"{s3_url}/x", BIG[:1000])
+    assert storage.read_bytes(f"{s3_url}/x") == BIG[:1000]
+    storage.write_atomic(f"{s3_url}/x", b"")
+    assert storage.read_bytes(f"{s3_url}/x") == b""
+    assert storage.requests()["get"] == 4

@@ -32,6 +32,8 @@ from tokenmill.object_store.names import FileInfo, Upload, bucket_and_key
 
 _CONDITION_REFUSED = {400, 405, 501}
 """Answers of stores that do not know conditional PUTs."""
+_MOST_AT_ONCE = 64 << 20
+"""Larger objects are read in pieces, so that each request ends in time."""
 _MOST_READS = 3
 """So often bytes that contradict their checksum are read again."""
 
@@ -70,7 +72,7 @@ class S3Store:
 
         Raises:
             FileNotFoundError: it is not there.
-            StorageError: what came is not what was stored, three times.
+            StorageError: what came is not what was stored, three times; or it changed meanwhile.
         """
         bucket, key = bucket_and_key(url)
         complaints: list[str] = []
@@ -84,8 +86,17 @@ class S3Store:
                 )
             return complaint
 
-        answer = self.client.call("get", "get_object", url, check=check, Bucket=bucket, Key=key)
-        return bytes(answer["Body"])
+        arguments: dict[str, Any] = {"Bucket": bucket, "Key": key, "Range": f"bytes=0-{_MOST_AT_ONCE - 1}"}
+        try:
+            answer = self.client.call("get", "get_object", url, check=check, **arguments)
+        except RefusedError as error:
+            if error.status != 416:  # of an empty object no range can be had
+                raise
+            return b""
+        if _is_whole(answer):
+            return bytes(answer["Body"])
+        with self.open(url) as reader:  # more than one request should carry
+            return reader.readall()
 
     def open(self, url: str) -> S3Reader:
         """An object for seekable reading."""
@@ -269,6 +280,11 @@ class S3Store:
             return
 
 
+def _is_whole(answer: Mapping[str, Any]) -> bool:
+    total = answer.get("ContentRange", "").rpartition("/")[2]
+    return not total or int(total) == len(answer["Body"])
+
+
 def _contradiction(answer: Mapping[str, Any]) -> str:
     """What is wrong with the bytes of an answer.
 
@@ -276,6 +292,8 @@ def _contradiction(answer: Mapping[str, Any]) -> str:
     keep one writer's bytes with another's metadata; so one agreement of the two is enough.
     """
     data = answer["Body"]
+    if not _is_whole(answer):
+        return ""
     wanted = {}
     if re.fullmatch(r'"?[0-9a-f]{32}"?', etag := answer.get("ETag", "")):
         wanted[etag.strip('"')] = hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from tokenmill import storage
 from tokenmill.data.document import Document
 from tokenmill.data.filters.language import Language, LanguageConfig
 from tokenmill.errors import ConfigError, InputError
@@ -53,3 +54,11 @@ def test_a_missing_or_broken_model_is_told(tmp_path: Path) -> None:
 def test_an_unknown_language_is_told(model_path: str) -> None:
     with pytest.raises(ConfigError, match=r"does not know[\s\S]*english"):
         Language(LanguageConfig(model_path=model_path, languages=("english",)))
+
+
+def test_a_model_may_lie_on_an_object_store(model_path: str) -> None:
+    url = "memory://models/lid.176.ftz"
+    with pytest.raises(InputError, match="missing"):
+        Language(LanguageConfig(model_path=url))
+    storage.write_atomic(url, Path(model_path).read_bytes())
+    assert Language(LanguageConfig(model_path=url)).judge(Document(id="a", text=ENGLISH)) is None

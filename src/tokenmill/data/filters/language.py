@@ -3,7 +3,10 @@
 Joulin et al. 2016, "Bag of Tricks for Efficient Text Classification", arXiv 1607.01759.
 """
 
+import contextlib
 import functools
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,7 +42,7 @@ def load_model(path: str) -> Any:
     Raises:
         InputError: no model is there.
     """
-    if not storage.local_path(path).is_file():
+    if not storage.exists(path):
         raise InputError(
             "the language model is missing",
             where=path,
@@ -48,9 +51,22 @@ def load_model(path: str) -> Any:
         )
     fasttext = optional("fasttext.FastText", "language identification")
     try:
-        return fasttext._FastText(model_path=str(storage.local_path(path)))
+        with _local_file(path) as local:
+            return fasttext._FastText(model_path=local)
     except ValueError as error:
         raise InputError("the language model is not readable", where=path, got=str(error)) from error
+
+
+@contextlib.contextmanager
+def _local_file(url: str) -> Iterator[str]:
+    """Path of a file, or of a copy if it lies on an object store: fastText opens paths alone."""
+    if storage.is_local(url):
+        yield str(storage.local_path(url))
+        return
+    with tempfile.NamedTemporaryFile(suffix=".ftz") as copy:
+        copy.write(storage.read_bytes(url))
+        copy.flush()
+        yield copy.name
 
 
 class Language(Filter):
