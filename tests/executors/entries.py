@@ -1,6 +1,7 @@
 """Entries and a recipe for tests of the executors: small, real jobs over text lines."""
 
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,16 @@ class UpperConfig:
     """Sleep per shard in seconds."""
     mistake: bool = False
     """Raise an error that another attempt would repeat."""
+    broken: bool = False
+    """Raise an error that another node might not."""
+    slow_flag: str = ""
+    """Path of a file: whoever removes it sleeps for ``slow_seconds``."""
+    slow_seconds: float = 0.0
+    """See ``slow_flag``."""
+    hungry_on: str = ""
+    """Run out of memory if the shard holds this line."""
+    deadly_on: str = ""
+    """End the process with a signal if the shard holds this line."""
 
 
 def lines_of(task: Task, name: str) -> list[str]:
@@ -42,13 +53,26 @@ def lines_of(task: Task, name: str) -> list[str]:
     return found
 
 
+def _misbehave(config: UpperConfig, lines: list[str]) -> None:
+    if config.mistake:
+        raise InputError("this input cannot be read")
+    if config.broken:
+        raise OSError("this node is broken")
+    if config.hungry_on in lines:
+        raise MemoryError("the task has too little")
+    if config.deadly_on in lines:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.slow_flag and Path(config.slow_flag).exists():
+        Path(config.slow_flag).unlink(missing_ok=True)
+        time.sleep(config.slow_seconds)
+
+
 def upper(config: UpperConfig, task: Task) -> None:
     """Write every line in capitals."""
     lines = lines_of(task, "lines")
     task.tell(f"shard {task.shard.index} of {task.num_shards}")
     time.sleep(config.seconds)
-    if config.mistake:
-        raise InputError("this input cannot be read")
+    _misbehave(config, lines)
     with task.output(f"lines/{task.shard_name}.jsonl") as file:
         for line in lines:
             flagged = not config.fail_flag or Path(config.fail_flag).exists()

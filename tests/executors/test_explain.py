@@ -20,7 +20,7 @@ from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.processes import ProcessesExecutor
 from tokenmill.executors.slurm import SlurmExecutor
-from tokenmill.executors.status import start_time
+from tokenmill.executors.leases import start_time
 from tokenmill.executors.verify import repair, verify
 
 

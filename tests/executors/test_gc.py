@@ -19,7 +19,8 @@ from tokenmill.executors.gc import gc, totals
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.processes import ProcessesExecutor
-from tokenmill.executors.status import folders_of, start_time
+from tokenmill.executors.leases import start_time
+from tokenmill.executors.status import folders_of
 from tokenmill.executors.verify import repair, verify
 
 

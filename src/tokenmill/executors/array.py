@@ -15,11 +15,14 @@ from tokenmill.executors.attempt import Place, run_attempt
 from tokenmill.executors.job import Shard
 from tokenmill.executors.leases import Heart, Held, Observer, choose, straggler_seconds
 from tokenmill.executors.ledger import JobFolder
-from tokenmill.executors.plan import remaining
 from tokenmill.executors.stop import Stop
 
 _MOST_FAILURES = 5
-"""Failures in a row, none before, after which a task doubts its node and leaves the rest to others."""
+"""Failures, and nothing done, after which a task doubts its node and leaves the rest to others."""
+_BY_THE_NODE = ("error", "disk")
+"""Classes of failures that another node might not see."""
+_NOT_HERE = ("oom", "disk")
+"""Classes of failures that this task would only repeat."""
 MOST_HANDS = 16
 """Idle tasks that wait to take over what others lose."""
 SAMPLE = 64
@@ -55,26 +58,20 @@ class _Sharer:
         self._folder, self._place, self._stop, self._heart = folder, place, stop, heart
         self._straggler_seconds = float("inf")
         self._seconds: list[float] = []
+        self._num_done = self._num_failures = 0
 
     def run(self, take: Callable[[], Shard | None] | None) -> None:
         """Take, try again, take over."""
         failed = self._take(take or functools.partial(next, self._leases(), None))
-        if failed and self._doubts(failed):
-            _log.warning("%d shards in a row failed: the rest is left to other tasks", len(failed))
-            return
-        while failed and not self._stop.requested():
-            failed = [shard for shard in failed if self._try(shard) == "error"]
-            failed = self._hopeful(failed)
-        if self._place.num_tasks > 1 and self._has_room():
+        while failed and not self._stop.requested() and not self._doubts():
+            failed = self._hopeful([shard for shard in failed if self._try(shard) == "error"])
+        if self._doubts():
+            _log.warning("%d attempts failed, none succeeded: the rest is for others", self._num_failures)
+        elif self._place.num_tasks > 1 and self._has_room():
             self._help()
 
-    def _has_room(self) -> bool:
-        """True while the task may take another shard."""
-        most = self._folder.job.resources.max_shards
-        return not most or len(self._seconds) < most
-
-    def _doubts(self, failed: Sequence[Shard]) -> bool:
-        return len(failed) == len(self._seconds) >= _MOST_FAILURES and self._place.num_tasks > 1
+    def _doubts(self) -> bool:
+        return self._num_failures >= _MOST_FAILURES and not self._num_done and self._place.num_tasks > 1
 
     def _leases(self) -> Iterator[Shard]:
         """Shards that this task could lease; the next one is leased when it is asked for."""
@@ -83,11 +80,11 @@ class _Sharer:
         mine = plan[_first(len(plan), place)]  # nobody else begins here, so nothing need be listed for it
         if not folder.is_settled(mine.index) and folder.lease(place.launch, mine.index, self._holder()):
             yield mine
-        shards = _rotated(plan, place)
-        live = set(folder.leased(place.launch))
-        for shard in remaining(shards, done=folder.done(), quarantined=set(folder.quarantined()), live=live):
-            if folder.lease(place.launch, shard.index, self._holder()):
-                yield shard
+        taken = folder.done() | set(folder.quarantined()) | set(folder.leased(place.launch))
+        for offset in range(1, len(plan)):
+            index = (mine.index + offset) % len(plan)
+            if index not in taken and folder.lease(place.launch, index, self._holder()):
+                yield plan[index]
 
     def _holder(self) -> dict[str, int]:
         return {"task": self._place.index, "pid": os.getpid()}
@@ -98,9 +95,14 @@ class _Sharer:
         while self._may_begin() and (shard := take()) is not None:
             if self._try(shard) == "error":
                 failed.append(shard)
-                if self._doubts(failed):
+                if self._doubts():
                     break
         return self._hopeful(failed)
+
+    def _has_room(self) -> bool:
+        """True while the task may take another shard."""
+        most = self._folder.job.resources.max_shards
+        return not most or len(self._seconds) < most
 
     def _may_begin(self) -> bool:
         return self._has_room() and self._stop.leaves(self._usual_seconds())
@@ -114,6 +116,9 @@ class _Sharer:
             outcome = run_attempt(self._folder, shard, self._place, self._stop.requested, self._heart)
         self._seconds.append(time.monotonic() - started)
         _log.info("shard %d: %s in %.2f s", shard.index, outcome, self._seconds[-1])
+        self._num_done += outcome == "done"
+        if outcome == "error":
+            self._num_failures += self._folder.last_class(shard.index) in _BY_THE_NODE
         return outcome
 
     def _hopeful(self, failed: Sequence[Shard]) -> list[Shard]:
@@ -122,19 +127,19 @@ class _Sharer:
         for shard in failed:
             if reason := self._folder.hopeless(shard.index):
                 self._folder.quarantine(shard.index, reason)
-            elif not self._folder.needs_another_task(shard.index):
+            elif self._folder.last_class(shard.index) not in _NOT_HERE:
                 left.append(shard)
         return left
 
     def _help(self) -> None:
         """Wait for what others hold, and take over what they lose."""
         observer = Observer(self._folder, self._place.launch, self._folder.job.resources.lease_seconds)
-        plan = {shard.index: shard for shard in self._folder.ensure_plan()}
+        plan = self._folder.ensure_plan()
         self._heart.idle()
         pause = SHORTEST_PAUSE
         is_first = True
         while self._may_begin():
-            held = observer.held(self._unfinished(plan))
+            held = observer.held(self._unfinished(len(plan)))
             if not held or (is_first and self._are_enough(len(held))):
                 return
             is_first = False
@@ -146,9 +151,8 @@ class _Sharer:
                 time.sleep(pause)
                 pause = min(1.5 * pause, LONGEST_PAUSE, max(SHORTEST_PAUSE, self._usual_seconds() / 2))
 
-    def _unfinished(self, plan: dict[int, Shard]) -> set[int]:
-        done, quarantined = self._folder.done(), set(self._folder.quarantined())
-        return {shard.index for shard in remaining(list(plan.values()), done=done, quarantined=quarantined)}
+    def _unfinished(self, num_shards: int) -> set[int]:
+        return set(range(num_shards)) - self._folder.done() - set(self._folder.quarantined())
 
     def _are_enough(self, num_held: int) -> bool:
         """True if so many tasks wait already that one more would only hold its allocation."""
@@ -178,9 +182,3 @@ class _Sharer:
 def _first(num_shards: int, place: Place) -> int:
     """Where in the plan a task begins: each at another place, so that leases seldom collide."""
     return place.index * num_shards // max(1, place.num_tasks) % num_shards
-
-
-def _rotated(shards: Sequence[Shard], place: Place) -> list[Shard]:
-    """Shards in plan order from where a task begins."""
-    first = _first(len(shards), place)
-    return [*shards[first:], *shards[:first]]

@@ -85,6 +85,7 @@ def run_attempt(
     """
     job = folder.job
     attempt = attempt_name(place, job.layout)
+    intent = folder.intent(place.launch)
     record: dict[str, Any] = {
         "shard": shard.index,
         "attempt": attempt,
@@ -93,6 +94,8 @@ def run_attempt(
         "host": place.host,
         "task": place.index,
         "scheduler_id": place.scheduler_id,
+        "memory_bytes": intent.get("memory_bytes", job.resources.memory_bytes),
+        "time_seconds": intent.get("time_seconds", job.resources.time_seconds),
         "pid": os.getpid(),
         "started": time.time(),
         "outcome": "running",
@@ -121,6 +124,8 @@ def run_attempt(
 
         def end_hanging(error: GangError) -> None:
             _write_end(folder, record, task, "error", error)
+            if reason := folder.hopeless(shard.index):
+                folder.quarantine(shard.index, reason)
             os._exit(1)  # the thread of the entry may be stuck where no Python runs
 
         gang = job.layout == "gang"
@@ -131,11 +136,6 @@ def run_attempt(
     return outcome
 
 
-def _file_world(task: Task) -> World:
-    return FileWorld(
-        rank=task.rank,
-        world_size=task.world_size,
-        check=patience(task.stop_requested),
 @contextmanager
 def _counting_requests(task: Task) -> typing.Iterator[None]:
     """Note what the entry and the commit asked of object stores."""
@@ -147,6 +147,11 @@ def _counting_requests(task: Task) -> typing.Iterator[None]:
             task.findings["requests"] = requests
 
 
+def _file_world(task: Task) -> World:
+    return FileWorld(
+        rank=task.rank,
+        world_size=task.world_size,
+        check=patience(task.stop_requested),
         url=storage.join(task.exchange_url, "world"),
     )
 

@@ -11,35 +11,46 @@ goes on without it, since workers make plans and manifests themselves.
 """
 
 import logging
-import os
+import random
 import shlex
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tokenmill import storage
-from tokenmill.errors import ConfigError, IdentityError, JobError
-from tokenmill.executors.graph import Node, lay_out, write_run
+from tokenmill.errors import ConfigError, JobError
+from tokenmill.executors.graph import Node, lay_out, refuse_foreign, write_run
 from tokenmill.executors.job import Recipe
 from tokenmill.executors.launch import Executor, Launch, launches_of, new_token
+from tokenmill.executors.leases import Vital
 from tokenmill.executors.plan import remaining
-from tokenmill.executors.status import JobStatus, driver_of, job_status, start_time
+from tokenmill.executors.postmortem import hosts_to_avoid, is_judged, judge, next_resources
+from tokenmill.executors.reign import Reign, reign_over
+from tokenmill.executors.status import JobStatus, job_status
 
 _log = logging.getLogger("tokenmill.driver")
 _MOST_IDLE_LAUNCHES = 3
-"""Launches in a row of a job that may end without a new commit."""
+"""Launches in a row of a job in which no task began an attempt."""
+_LONGEST_BACKOFF_SECONDS = 300.0
+_FOLD_SECONDS = 30.0
 
 
 @dataclass(kw_only=True)
 class _Progress:
-    """What the driver remembers of a job between ticks."""
+    """What the driver remembers of a job between ticks; all of it could be read again from its folder."""
 
-    launches: list[Launch] = field(default_factory=list)
-    idle: int = 0
-    done_before: int = -1
+    launches: list[Launch]
+    judged: set[str] = field(default_factory=set)
+    """Launches whose attempts all have an outcome."""
+    gone_since: dict[str, float] = field(default_factory=dict)
+    """When a launch was first missed, by this driver's monotonic clock."""
+    presumed_dead: set[str] = field(default_factory=set)
+    """Launches that the scheduler still knows but whose tasks show no life."""
+    complete_since: float = 0.0
+    not_before: float = 0.0
+    """No launch before this moment, by this driver's monotonic clock."""
     lost: bool = False
+    """Too many launches came to nothing."""
 
 
 class Driver:
@@ -48,15 +59,19 @@ class Driver:
     Args:
         nodes: jobs in order of the graph.
         executor: starts tasks.
+        reign: this driver's claim to decide.
 
     """
 
-    def __init__(self, nodes: Mapping[str, Node], executor: Executor) -> None:
+    def __init__(self, nodes: Mapping[str, Node], executor: Executor, reign: Reign | None = None) -> None:
         self.nodes = nodes
         self.executor = executor
+        self._reign = reign or Reign()
         self._progress = {name: _Progress(launches=launches_of(node.folder)) for name, node in nodes.items()}
         self._complete: dict[str, JobStatus] = {}
         self._deaf = False
+        self._vital = Vital()
+        self._folded = time.monotonic()
 
     def statuses(self) -> list[JobStatus]:
         """State of every job."""
@@ -69,7 +84,11 @@ class Driver:
         return found
 
     def tick(self) -> bool:
-        """Apply the rule once to every job; False when nothing is left to do."""
+        """Apply the rule once to every job; False when nothing is left to do.
+
+        Raises:
+            IdentityError: another driver has taken over.
+        """
         launches = [launch for progress in self._progress.values() for launch in progress.launches]
         live = self.executor.live(launches)
         if live is None:  # nothing is known, so nothing is decided
@@ -81,25 +100,83 @@ class Driver:
             self._deaf = True
             return True
         self._deaf = False
-        busy = False
-        for name, node in self.nodes.items():
-            if self._is_complete(name):
+        return any([self._tend(name, live) for name in self.nodes])  # noqa: C419 - all of them, not the first
+
+    def _tend(self, name: str, live: set[str]) -> bool:
+        """Apply the rule to one job; True if there is more to do for it."""
+        node, progress = self.nodes[name], self._progress[name]
+        running = [launch for launch in progress.launches if launch.token in live]
+        if self._is_complete(name):
+            self._dismiss(progress, running)
+            return False
+        if _is_cancelled(node) or any(self._has_failed(parent) for parent in node.parents):
+            self.executor.cancel(running)  # as asked; or it waits for a parent that will not come
+            return False
+        running = [launch for launch in running if self._shows_life(progress, launch)]
+        if running or not self._are_settled(progress, live):
+            return True
+        self._judge(node, progress, live)
+        if self._has_failed(name) or not self._parents_allow(node, live):
+            return False
+        # without a free slot, or during a pause, there is more to do
+        is_pause = self.executor.free_slots() <= 0 or time.monotonic() < progress.not_before
+        return is_pause or self._launch(node, live)
+
+    def _dismiss(self, progress: _Progress, running: Sequence[Launch]) -> None:
+        """End tasks of a complete job: what they still work on is done by others."""
+        if not running:
+            return
+        progress.complete_since = progress.complete_since or time.monotonic()
+        self.executor.nudge(running)
+        lease_seconds = running[0].asked.lease_seconds
+        if time.monotonic() > progress.complete_since + lease_seconds:  # they do not even hear
+            self.executor.cancel(running)
+
+    def _shows_life(self, progress: _Progress, launch: Launch) -> bool:
+        """False if all tasks of a launch have begun and have been silent for too long."""
+        if launch.token in progress.presumed_dead:
+            return False
+        folder, lease_seconds = launch.folder, launch.asked.lease_seconds
+        if self._vital.shows_life(folder, launch.token, launch.num_tasks, lease_seconds):
+            return True
+        _log.warning("no task of launch %s shows life: its shards are given to another", launch.token)
+        progress.presumed_dead.add(launch.token)
+        self.executor.cancel([launch])
+        return False
+
+    def _are_settled(self, progress: _Progress, live: set[str]) -> bool:
+        """True if the launches that ended have been out of sight for long enough to believe it."""
+        now = time.monotonic()
+        known = live - progress.presumed_dead
+        for launch in progress.launches:
+            if launch.token in known or launch.token in progress.judged:
+                progress.gone_since.pop(launch.token, None)
+            else:
+                progress.gone_since.setdefault(launch.token, now)
+        settle = self.executor.settle_seconds
+        return all(now - since >= settle for since in progress.gone_since.values())
+
+    def _judge(self, node: Node, progress: _Progress, live: set[str]) -> None:
+        """Find out why attempts of launches that ended said nothing."""
+        for launch in progress.launches:
+            if launch.token in progress.judged or launch.token in live - progress.presumed_dead:
                 continue
-            running = [launch for launch in self._progress[name].launches if launch.token in live]
-            if _is_cancelled(node) or any(self._has_failed(parent) for parent in node.parents):
-                self.executor.cancel(running)  # as asked; or it waits for a parent that will not come
-            elif running:
-                busy = True
-            elif self._has_failed(name):
-                continue
-            elif self._parents_allow(node, live):
-                # without a free slot something else still runs, so there is more to do
-                busy = self.executor.free_slots() <= 0 or self._launch(node, live) or busy
-        return busy
+            if not is_judged(node.folder, launch.token):
+                lost = judge(node.folder, launch.token, self.executor.ends(launch))
+                if lost:
+                    words = ", ".join(f"{count} {kind}" for kind, count in sorted(lost.items()))
+                    _log.warning("job %s, launch %s: attempts lost: %s", node.job.name, launch.token, words)
+            progress.judged.add(launch.token)
 
     def _is_complete(self, name: str) -> bool:
-        if name not in self._complete and self.nodes[name].folder.publish_manifest():
-            self._complete[name] = job_status(self.nodes[name].folder)
+        if name not in self._complete:
+            folder = self.nodes[name].folder
+            if time.monotonic() > self._folded + _FOLD_SECONDS:
+                self._folded = time.monotonic()
+                folder.fold_commits()
+            if folder.publish_manifest():
+                folder.fold_commits()
+                self._complete[name] = job_status(folder)
         return name in self._complete
 
     def _has_failed(self, name: str) -> bool:
@@ -125,38 +202,47 @@ class Driver:
             node.folder.ensure_plan()
             if self._is_complete(node.job.name):
                 return True
-        done = len(node.folder.done()) + node.folder.num_stopped()
-        progress.idle = 0 if done > progress.done_before else progress.idle + 1
-        progress.done_before = done
-        if progress.idle >= _MOST_IDLE_LAUNCHES:
+        idle = node.folder.num_idle_launches()
+        if idle >= _MOST_IDLE_LAUNCHES:
             progress.lost = True
             return False
+        self._reign.check()
         parents = [launch for name in node.parents for launch in self._progress[name].launches]
+        again = bool(progress.launches)
         launch = Launch(
             token=new_token(),
             folder=node.folder,
             num_tasks=self._num_tasks(node),
             after=tuple(parent for parent in parents if parent.token in live),
+            resources=next_resources(node.folder, self._left(node)) if again else None,
+            exclude=hosts_to_avoid(node.folder) if again else (),
+            epoch=self._reign.epoch,
         )
         self.executor.launch(launch)
         live.add(launch.token)
         progress.launches.append(launch)
+        progress.not_before = time.monotonic() + _backoff(idle, self.executor.poll_seconds)
         return True
 
     def _has_inputs(self, node: Node) -> bool:
         return all(parent in self._complete for parent in node.parents)
 
+    def _left(self, node: Node) -> list[int]:
+        """Shards that are to be done; none before there is a plan."""
+        folder = node.folder
+        if folder.num_shards() is None:
+            return []
+        left = remaining(folder.plan(), done=folder.done(), quarantined=set(folder.quarantined()))
+        return [shard.index for shard in left]
+
     def _num_tasks(self, node: Node) -> int:
         if node.job.layout == "gang":
             return max(1, node.job.resources.tasks)
         if self._has_inputs(node):
-            folder = node.folder
-            done, quarantined = folder.done(), set(folder.quarantined())
-            left = len(remaining(folder.ensure_plan(), done=done, quarantined=quarantined))
+            left = len(self._left(node))
         else:  # the plan is made when the parents are complete; tasks without a shard end at once
             left = node.folder.num_shards() or node.job.resources.tasks or 1
-        wanted = min(left, node.job.resources.tasks) if node.job.resources.tasks else left
-        return max(1, self.executor.num_tasks(wanted))
+        return max(1, self.executor.num_tasks(node.job.resources.tasks_for(left)))
 
     def cancel(self) -> None:
         """End everything that runs for this run."""
@@ -175,12 +261,19 @@ class Driver:
                 last = progress.launches[-1]
                 words = last.folder.last_words(last.token) or "nothing was printed"
                 lines.append(
-                    f"{name}: {_MOST_IDLE_LAUNCHES} launches in a row ended without a finished shard; "
+                    f"{name}: {_MOST_IDLE_LAUNCHES} launches in a row ended before a task began to work; "
                     f"see {last.url}: {words}"
                 )
             elif _is_cancelled(self.nodes[name]) and status.state != "complete":
                 lines.append(f"{name}: cancelled")
         return lines
+
+
+def _backoff(idle: int, poll_seconds: float) -> float:
+    """Pause before the launch after this one, should it come to nothing: longer each time, never the same."""
+    if not idle:
+        return 0.0
+    return float(min(_LONGEST_BACKOFF_SECONDS, poll_seconds * 2.0**idle) * random.uniform(0.5, 1.5))
 
 
 def _is_cancelled(node: Node) -> bool:
@@ -214,13 +307,15 @@ def run_recipe(
     if detach and not executor.queues:
         raise ConfigError("only the slurm executor can be left alone", got=f"--detach with {executor.name}")
     nodes = lay_out(recipe, run_url)
-    with _only_driver(run_url):
+    refuse_foreign(recipe, run_url)
+    with reign_over(run_url) as reign:
         write_run(recipe, run_url, nodes)
         for node in nodes.values():
             storage.remove(node.folder.at("cancelled.json"))
+            node.folder.forgive_launches()
             if retry_failed:
                 node.folder.release()
-        driver = Driver(nodes, executor)
+        driver = Driver(nodes, executor, reign)
         _drive(driver, on_change, detach)
     folder = shlex.quote(run_url)
     if not detach and (failures := driver.failures()):
@@ -246,23 +341,3 @@ def _drive(driver: Driver, on_change: Callable[[Sequence[JobStatus]], None], det
         raise
     finally:
         on_change(driver.statuses())
-
-
-@contextmanager
-def _only_driver(run_url: str) -> Iterator[None]:
-    """Hold driver.json; refuse if a living driver of this machine holds it."""
-    url = storage.join(run_url, "driver.json")
-    pid = os.getpid()
-    if (other := driver_of(run_url)) and other["pid"] != pid:
-        raise IdentityError(
-            "another driver works on this run",
-            where=run_url,
-            got=f"process {other['pid']} on {other['host']}",
-            fix=f"wait for it or end that process; if it is gone, remove {url}",
-        )
-    mine = {"host": socket.gethostname(), "pid": pid, "started": start_time(pid)}
-    storage.write_atomic(url, storage.dump_json(mine))
-    try:
-        yield
-    finally:
-        storage.remove(url)

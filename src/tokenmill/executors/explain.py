@@ -15,9 +15,10 @@ from typing import Any
 
 from tokenmill import storage
 from tokenmill.executors.launch import Executor, launches_of
+from tokenmill.executors.leases import start_time
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.slurm import SlurmExecutor
-from tokenmill.executors.status import driver_of, find_shard, folders_of, read_run, start_time
+from tokenmill.executors.status import driver_of, find_shard, folders_of, read_run
 from tokenmill.executors.units import duration, moment
 
 _MOST = 5

@@ -22,6 +22,7 @@ from tokenmill import storage
 from tokenmill.executors.idle import live_launches
 from tokenmill.executors.launch import Executor
 from tokenmill.executors.ledger import JobFolder
+from tokenmill.executors.postmortem import is_judged
 from tokenmill.executors.status import driver_of, folders_of
 
 _ENDED = {"error", "forgiven", "late", "stopped"}
@@ -114,7 +115,7 @@ def totals(orphans: Iterable[Orphan]) -> dict[str, tuple[int, int]]:
 
 
 def _files(folder: JobFolder) -> list[storage.FileInfo]:
-    kinds = ("data", "exchange", "leases", "progress")
+    kinds = ("data", "exchange", "heartbeats", "leases", "progress")
     return [info for kind in kinds for info in storage.list_files(folder.at(kind))]
 
 
@@ -137,6 +138,9 @@ def find_orphans(
     rules: Mapping[str, Callable[[list[str]], bool]] = {
         "data": lambda parts: _is_dead(_attempt_of(parts[-1]), ledger, live),
         "exchange": lambda parts: _launch_of(parts[1]) not in live,
+        "heartbeats": lambda parts: (
+            parts[1] not in live and (ledger.is_complete or is_judged(folder, parts[1]))
+        ),
         "leases": lambda parts: parts[1] not in live,
         "progress": lambda parts: ledger.is_complete and "/".join(parts).startswith(_CHECKPOINT),
     }

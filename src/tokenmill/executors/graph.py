@@ -12,7 +12,7 @@ from tokenmill.executors.ledger import JobFolder, Source
 from tokenmill.executors.status import read_run
 
 _FORMAT = 1
-_OWN = ("driver.json", "jobs")
+_OWN = ("driver.json", "drivers", "jobs")
 """What a driver writes before run.json: it may have died in between."""
 
 
@@ -55,23 +55,20 @@ def lay_out(recipe: Recipe, run_url: str) -> dict[str, Node]:
     return nodes
 
 
-def write_run(recipe: Recipe, run_url: str, nodes: Mapping[str, Node]) -> None:
-    """Record the run and its jobs.
+def refuse_foreign(recipe: Recipe, run_url: str) -> None:
+    """Refuse a folder that cannot be, or become, a run of a recipe; nothing is written.
 
     Raises:
-        IdentityError: the folder holds a run of another recipe, or something that is no run.
+        IdentityError: it holds a run of another recipe, or something that is no run.
     """
-    url = storage.join(run_url, "run.json")
-    created = time.time()
-    if storage.exists(url):
-        old = read_run(run_url)
-        created = old["created"]
-        if old["name"] != recipe.name:
+    if storage.exists(storage.join(run_url, "run.json")):
+        old = read_run(run_url)["name"]
+        if old != recipe.name:
             raise IdentityError(
                 "the run folder holds a run of another recipe",
                 where=run_url,
                 expected=recipe.name,
-                got=old["name"],
+                got=old,
                 fix="choose another --run-dir",
             )
     elif names := [name for name in storage.list_names(run_url) if name not in _OWN]:
@@ -82,6 +79,17 @@ def write_run(recipe: Recipe, run_url: str, nodes: Mapping[str, Node]) -> None:
             got=", ".join(names[:5]),
             fix="choose another --run-dir",
         )
+
+
+def write_run(recipe: Recipe, run_url: str, nodes: Mapping[str, Node]) -> None:
+    """Record the run and its jobs.
+
+    Raises:
+        IdentityError: the folder holds a run of another recipe, or something that is no run.
+    """
+    refuse_foreign(recipe, run_url)
+    url = storage.join(run_url, "run.json")
+    created = read_run(run_url)["created"] if storage.exists(url) else time.time()
     for node in nodes.values():
         node.folder.write_job(node.job, node.identity, node.sources)
     rows = [

@@ -5,11 +5,12 @@ belongs to it, at the scheduler too, because scheduler ids are used again.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tokenmill import storage
+from tokenmill.executors.job import Resources
 from tokenmill.executors.ledger import JobFolder
 
 
@@ -25,6 +26,17 @@ class Launch:
     """Tasks (array) or ranks (gang)."""
     after: tuple["Launch", ...] = ()
     """Launches of parents that must succeed first; only for executors that queue."""
+    resources: Resources | None = None
+    """What a task gets; None: what the job asks for. More, after attempts that ran out of it."""
+    exclude: tuple[str, ...] = ()
+    """Nodes to avoid."""
+    epoch: int = 0
+    """Which driver decided it."""
+
+    @property
+    def asked(self) -> Resources:
+        """What a task of this launch gets."""
+        return self.resources or self.folder.job.resources
 
     @property
     def url(self) -> str:
@@ -41,6 +53,8 @@ class Executor(Protocol):
     """True if it can hold a job until the job's parents have ended."""
     poll_seconds: float
     """Seconds between two looks."""
+    settle_seconds: float
+    """A launch counts as ended once out of sight for so long: its last records may be on the way."""
 
     def num_tasks(self, wanted: int) -> int:
         """Tasks that one launch may have, given how many are wanted."""
@@ -53,6 +67,15 @@ class Executor(Protocol):
 
     def live(self, launches: Sequence[Launch]) -> set[str] | None:
         """Tokens of launches of which a task may still run; None if that is unknown now."""
+
+    def ends(self, launch: Launch) -> Mapping[str, str]:
+        """Classes of failures (see ``tokenmill.executors.failures``) by the scheduler's name of the task.
+
+        A hint: what is not known is left out.
+        """
+
+    def nudge(self, launches: Sequence[Launch]) -> None:
+        """Tell tasks of a job that is complete to look up: what they work on is done by others."""
 
     def cancel(self, launches: Sequence[Launch]) -> None:
         """End the tasks of launches."""
@@ -74,6 +97,10 @@ def record_intent(launch: Launch, executor: str) -> None:
         "executor": executor,
         "num_tasks": launch.num_tasks,
         "after": [parent.token for parent in launch.after],
+        "memory_bytes": launch.asked.memory_bytes,
+        "time_seconds": launch.asked.time_seconds,
+        "exclude": list(launch.exclude),
+        "epoch": launch.epoch,
     }
     storage.write_atomic(storage.join(launch.url, "intent.json"), storage.dump_json(value, indent=1))
 

@@ -276,3 +276,24 @@ class Observer:
 def _gave_up(beat: Mapping[str, Any] | None) -> bool:
     """Whether a living holder looks for other work: it does not come back to what it could not do."""
     return beat is not None and beat["state"] == "idle"
+
+
+class Vital:
+    """A driver's view of launches: whether any of their tasks still shows life."""
+
+    def __init__(self) -> None:
+        self._observers: dict[str, Observer] = {}
+        self._looked: dict[str, float] = {}
+
+    def shows_life(self, folder: JobFolder, launch: str, num_tasks: int, lease_seconds: float) -> bool:
+        """False once all tasks of a launch have begun and none shows life; looks only now and then."""
+        now = time.monotonic()
+        if now - self._looked.get(launch, float("-inf")) < lease_seconds / BEATS_PER_LEASE:
+            return True
+        self._looked[launch] = now
+        observer = self._observers.setdefault(launch, Observer(folder, launch, lease_seconds))
+        beats = folder.beats(launch)
+        # every task is asked, so that the silence of each is measured from now on
+        silent = [observer.is_silent(task, beat) for task, beat in beats.items()]
+        ended = all(beat["state"] == "ended" for beat in beats.values())  # the scheduler will say so soon
+        return len(beats) < num_tasks or not all(silent) or ended

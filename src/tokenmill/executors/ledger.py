@@ -35,8 +35,9 @@ from tokenmill import storage
 from tokenmill.errors import IdentityError, InputError, StorageError, VersionError
 from tokenmill.executors.commits import Commits, merge_commits
 from tokenmill.executors.failures import hopeless
-from tokenmill.executors.job import Job, Piece, Resources, Shard, Sharding
+from tokenmill.executors.job import Job, Resources, Sharding
 from tokenmill.executors.plan import InputFile, make_plan
+from tokenmill.executors.plan_file import Plan, dump_plan, load_header, load_plan
 from tokenmill.executors.secrets import Redactor
 
 FORMAT = 1
@@ -66,6 +67,7 @@ class JobFolder:
         self.url = url.rstrip("/")
         self.redactor = Redactor()
         self._commits = Commits(self.at("done"))
+        self._intents: dict[str, dict[str, Any]] = {}
 
     def at(self, *parts: str) -> str:
         """URL of something in the folder."""
@@ -103,7 +105,8 @@ class JobFolder:
         storage.write_atomic(
             self.at("job.yaml"), yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode()
         )
-        self.__dict__.pop("record", None)
+        for name in ("record", "job"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -127,7 +130,7 @@ class JobFolder:
             )
         return dict(record)
 
-    @property
+    @cached_property
     def job(self) -> Job:
         """The job, as recorded."""
         value = dict(self.record["job"])
@@ -146,7 +149,7 @@ class JobFolder:
 
     # the plan
 
-    def ensure_plan(self) -> list[Shard]:
+    def ensure_plan(self) -> Plan:
         """The plan; made and published by whoever comes first.
 
         Raises:
@@ -160,32 +163,16 @@ class JobFolder:
         """Make the plan from the inputs as they are now and publish it, unless there is one."""
         files = {name: input_files(source, name) for name, source in self.sources.items()}
         shards = make_plan(self.job, files)
-        header = {
-            "format": FORMAT,
-            "identity": self.record["identity"],
-            "num_shards": len(shards),
-            "inputs": digest_of(files),
-            "files": {
-                name: [[file.url, file.name, file.num_bytes] for file in found]
-                for name, found in files.items()
-            },
-        }
-        lines = [storage.dump_json(header)]
-        for shard in shards:
-            pieces = {
-                name: [[piece.file_index, piece.start, piece.end] for piece in parts]
-                for name, parts in shard.inputs.items()
-                if not _is_whole(parts, len(files[name]))
-            }
-            lines.append(storage.dump_json({"shard": shard.index, "pieces": pieces}))
-        self._withdraw_stale(header["inputs"])
-        storage.publish_once(self.at("plan.jsonl"), b"".join(lines))
+        inputs = digest_of(files)
+        header = {"format": FORMAT, "identity": self.record["identity"], "inputs": inputs}
+        self._withdraw_stale(inputs)
+        storage.publish_once(self.at("plan.jsonl"), dump_plan(header, shards, files))
 
     def _withdraw_stale(self, inputs: str) -> None:
         """After a plan was withdrawn: drop what was made from other inputs than the new plan's."""
         old = self.at("withdrawn", "plan.jsonl")
         with contextlib.suppress(StorageError):  # of a damaged plan nothing is known
-            if not storage.exists(old) or _plan_header(old).get("inputs") == inputs:
+            if not storage.exists(old) or load_header(old).get("inputs") == inputs:
                 return
         for info in storage.list_files(self.at("progress")):
             if not storage.exists(self.at("plan.jsonl")):  # another worker may be ahead of this one
@@ -197,13 +184,21 @@ class JobFolder:
                 self.withdraw_commit(commit["shard"])
 
     @cached_property
+    def _plan_header(self) -> dict[str, Any]:
+        return load_header(self.at("plan.jsonl"))
+
+    @property
     def plan_inputs(self) -> str:
         """Digest of the inputs that the plan was made from; empty if the plan does not say."""
-        return str(_plan_header(self.at("plan.jsonl")).get("inputs", ""))
+        return str(self._plan_header.get("inputs", ""))
 
-    def plan(self) -> list[Shard]:
-        """The published plan."""
-        header, *rows = (json.loads(line) for line in storage.read_bytes(self.at("plan.jsonl")).splitlines())
+    def plan(self) -> Plan:
+        """The published plan.
+
+        Raises:
+            IdentityError: it belongs to another job.
+        """
+        header, plan = load_plan(self.at("plan.jsonl"))
         if header["identity"] != self.record["identity"]:
             raise IdentityError(
                 "the plan belongs to another job",
@@ -212,31 +207,13 @@ class JobFolder:
                 got=f"identity {header['identity']}",
                 fix="use another run folder",
             )
-        files = {
-            name: [InputFile(url=url, name=logical, num_bytes=size) for url, logical, size in found]
-            for name, found in header["files"].items()
-        }
-        whole = {
-            name: tuple(_piece(index, file, 0, file.num_bytes) for index, file in enumerate(found))
-            for name, found in files.items()
-        }
-        return [
-            Shard(
-                index=row["shard"],
-                inputs=whole
-                | {
-                    name: tuple(_piece(index, files[name][index], start, end) for index, start, end in parts)
-                    for name, parts in row["pieces"].items()
-                },
-            )
-            for row in rows
-        ]
+        return plan
 
     def num_shards(self) -> int | None:
         """Number of shards; None before the plan is made."""
-        if not storage.exists(self.at("plan.jsonl")):
+        if "_plan_header" not in self.__dict__ and not storage.exists(self.at("plan.jsonl")):
             return None
-        return int(_plan_header(self.at("plan.jsonl"))["num_shards"])
+        return int(self._plan_header["num_shards"])
 
     # leases, attempts, commits
 
@@ -311,23 +288,26 @@ class JobFolder:
         """Why a shard is not tried again; empty if it is."""
         return hopeless(self.attempts(f"{shard:05d}."), self.job.resources)
 
-    def needs_another_task(self, shard: int) -> bool:
-        """True if the last attempt at a shard ran out of memory or space: this task would fail again."""
+    def last_class(self, shard: int) -> str:
+        """Class of how the last attempt at a shard failed; empty if there was none or it did not."""
         records = self.attempts(f"{shard:05d}.")
-        return bool(records) and records[-1].get("class") in ("oom", "disk")
+        return str(records[-1].get("class", "")) if records else ""
 
     def is_settled(self, shard: int) -> bool:
-        """True if work on a shard is in vain: it is done, or set aside."""
-        return self._commits.has(shard) or storage.exists(self.at("quarantine", f"{shard:05d}.json"))
+        """True if work on a shard is in vain: it is done, or set aside, or the job is cancelled."""
+        set_aside = self.at("quarantine", f"{shard:05d}.json"), self.at("cancelled.json")
+        return self._commits.has(shard) or any(storage.exists(url) for url in set_aside)
 
     def num_stopped(self) -> int:
         """Number of attempts that saved their progress and stopped on request."""
         return sum(record["outcome"] == "stopped" for record in self.attempts())
 
     def intent(self, launch: str) -> dict[str, Any]:
-        """What was to be started; empty if that was never written down."""
-        url = self.at("submissions", launch, "intent.json")
-        return dict(storage.read_json(url)) if storage.exists(url) else {}
+        """What was to be started; empty if that was never written down. It never changes."""
+        if launch not in self._intents:
+            url = self.at("submissions", launch, "intent.json")
+            self._intents[launch] = dict(storage.read_json(url)) if storage.exists(url) else {}
+        return self._intents[launch]
 
     def launch_order(self) -> list[str]:
         """Tokens of recorded launches, oldest first."""
@@ -337,6 +317,27 @@ class JobFolder:
             if storage.exists(self.at("submissions", token, "intent.json"))
         ]
         return [token for _, token in sorted(intents)]
+
+    def num_idle_launches(self) -> int:
+        """Newest launches, without a gap, in which no task began an attempt though nothing stood before it.
+
+        Those that a person has seen and forgiven do not count, nor those that waited for parents.
+        """
+        names = storage.list_names(self.at("attempts"))
+        worked = {name.split(".")[1].partition("-")[0] for name in names}
+        url = self.at("forgiven.json")
+        forgiven = int(storage.read_json(url)["launches"]) if storage.exists(url) else 0
+        idle = 0
+        for launch in reversed(self.launch_order()[forgiven:]):
+            if launch in worked:
+                break
+            idle += not self.intent(launch)["after"]
+        return idle
+
+    def forgive_launches(self) -> None:
+        """Start to count idle launches anew."""
+        if order := self.launch_order():
+            storage.write_atomic(self.at("forgiven.json"), storage.dump_json({"launches": len(order)}))
 
     def last_words(self, launch: str = "") -> str:
         """End of what the tasks of a launch printed; empty if nothing, or without a launch."""
@@ -404,6 +405,7 @@ class JobFolder:
 
     def withdraw(self, name: str) -> None:
         """Move a record to ``withdrawn/``: it counts no longer. Death in between leaves it in both places."""
+        self.__dict__.pop("_plan_header", None)
         if storage.exists(self.at(name)):
             storage.write_atomic(self.at("withdrawn", name), storage.read_bytes(self.at(name)))
             storage.remove(self.at(name))
@@ -506,26 +508,3 @@ def _short_names(urls: Sequence[str]) -> dict[str, str]:
     while all(len(parts) > common for parts in split) and len({parts[common] for parts in split}) == 1:
         common += 1
     return {url: "/".join(url.split("/")[common:]) for url in urls}
-
-
-def _plan_header(url: str) -> dict[str, Any]:
-    with storage.open_input(url) as file:
-        line = file.readline()
-    try:
-        return dict(json.loads(line))
-    except ValueError as error:
-        raise StorageError(
-            "a plan is damaged", where=url, got=str(error), fix="tokenmill verify RUN --repair"
-        ) from error
-
-
-def _piece(index: int, file: InputFile, start: int, end: int) -> Piece:
-    return Piece(
-        url=file.url, name=file.name, file_index=index, start=start, end=end, num_bytes=file.num_bytes
-    )
-
-
-def _is_whole(parts: Sequence[Piece], num_files: int) -> bool:
-    return len(parts) == num_files and all(
-        piece.start == 0 and piece.end == piece.num_bytes for piece in parts
-    )

@@ -16,6 +16,7 @@ class LocalExecutor:
     name = "local"
     queues = False
     poll_seconds = 0.1
+    settle_seconds = 0.0
 
     def num_tasks(self, wanted: int) -> int:
         """One."""
@@ -37,6 +38,13 @@ class LocalExecutor:
     def live(self, launches: Sequence[Launch]) -> set[str]:
         """None: a launch returns when it has ended."""
         return set()
+
+    def ends(self, launch: Launch) -> dict[str, str]:
+        """Nothing: a task that dies takes the driver with it."""
+        return {}
+
+    def nudge(self, launches: Sequence[Launch]) -> None:
+        """Nothing to do: a launch returns when it has ended."""
 
     def cancel(self, launches: Sequence[Launch]) -> None:
         """Nothing to do: a launch returns when it has ended."""

@@ -41,6 +41,7 @@ class MpiExecutor:
     name = "mpi"
     queues = False
     poll_seconds = 0.1
+    settle_seconds = 0.0
     start_seconds = START_SECONDS
 
     def __init__(self, workers: int = 0) -> None:
@@ -109,6 +110,13 @@ class MpiExecutor:
                 self._end_all()
                 raise GangError(**storage.read_json(url))
         return set(self._running) & {launch.token for launch in launches}
+
+    def ends(self, launch: Launch) -> dict[str, str]:
+        """Nothing: which rank ended a world is not known."""
+        return {}
+
+    def nudge(self, launches: Sequence[Launch]) -> None:
+        """Nothing to do: ranks look up by themselves."""
 
     def cancel(self, launches: Sequence[Launch]) -> None:
         """End the worlds that this driver started."""

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 
 from tokenmill import storage
@@ -49,7 +50,7 @@ def process_main(job_url: str, place: Place, output: str, parent: int) -> None:
         folder = JobFolder(job_url)
         equip(folder)
         log_to_stdout()
-        sys.exit(work(folder, place, stop))
+        sys.exit(work(folder, replace(place, scheduler_id=str(os.getpid())), stop))
     except TokenmillError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_FAILED)
@@ -87,11 +88,13 @@ class ProcessesExecutor:
     name = "processes"
     queues = False
     poll_seconds = 0.1
+    settle_seconds = 0.0
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._started: dict[str, list[BaseProcess]] = {}
         self._gangs: set[str] = set()
+        self._ends: dict[str, dict[str, str]] = {}
 
     def num_tasks(self, wanted: int) -> int:
         """At most the number of workers."""
@@ -118,12 +121,26 @@ class ProcessesExecutor:
             if any(process.is_alive() for process in processes):
                 alive.add(token)
             else:
-                for process in self._started.pop(token):
+                ended = self._started.pop(token)
+                for process in ended:
                     process.join()
+                killed = [process for process in ended if (process.exitcode or 0) < 0]
+                self._ends[token] = {str(process.pid): "killed" for process in killed}
         return alive & {launch.token for launch in launches}
+
+    def ends(self, launch: Launch) -> dict[str, str]:
+        """Processes that a signal ended."""
+        return self._ends.get(launch.token, {})
+
+    def nudge(self, launches: Sequence[Launch]) -> None:
+        """Interrupt attempts whose shards others have done; a gang has none."""
+        for launch in launches:
+            if launch.token not in self._gangs:
+                _interrupt(self._started.get(launch.token, []))
 
     def cancel(self, launches: Sequence[Launch]) -> None:
         """End the processes of launches that this driver started."""
+        self.nudge(launches)
         for launch in launches:
             end_processes(self._started.pop(launch.token, []))
 
@@ -131,6 +148,13 @@ class ProcessesExecutor:
         """One line: no script is needed."""
         kind = "ranks" if launch.folder.job.layout == "gang" else "processes"
         return [f"{launch.num_tasks} {kind} on this machine"]
+
+
+def _interrupt(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        if process.is_alive() and process.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGUSR2)  # see leases.Heart
 
 
 def has_failed(processes: Sequence[BaseProcess]) -> bool:

@@ -5,6 +5,20 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mail:
+    """How mail leaves this site."""
+
+    program: str = "sendmail"
+    """Program that reads a message with its headers, as ``sendmail -t`` does."""
+    smtp_host: str = ""
+    """Server that takes mail; the program is not used then."""
+    smtp_port: int = 25
+    """Its port."""
+    sender: str = ""
+    """Address that mail comes from; the user at this host if empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Site:
     """A SLURM cluster as one group of users sees it."""
 
@@ -26,6 +40,10 @@ class Site:
     """Variables set in jobs. Values stand in scripts for all to read: no secrets."""
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Variable of the workers -> file of mode 0600, on every node, that holds its value."""
+    notify: tuple[str, ...] = ()
+    """Who is told of a run's end: mailto:ADDRESS, or file:PATH or env:NAME that holds a webhook's URL."""
+    mail: Mail = Mail()
+    """How mail leaves this site."""
     setup: tuple[str, ...] = ()
     """Shell lines run before the worker (modules, containers)."""
     python: str = ""
@@ -42,6 +60,8 @@ class Site:
     """Notice before the time limit, in seconds."""
     poll_seconds: float = 10.0
     """Seconds between two looks at the queue."""
+    settle_seconds: float = 3.0
+    """A launch counts as ended after so many seconds out of the queue; on NFS as long as it caches names (60)."""
     core_hour_cost: float = 0.0
     """Price of a core-hour, in any currency."""
     gpu_hour_cost: float = 0.0

@@ -24,6 +24,7 @@ from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
 
 from tokenmill import storage
 from tokenmill.errors import ConfigError, SubmissionError
+from tokenmill.executors.failures import state_class
 from tokenmill.executors.hetjob import memory_per_cpu, parts_of, size_flags, srun_words, with_components
 from tokenmill.executors.launch import Launch, record_intent
 from tokenmill.executors.ledger import JobFolder
@@ -83,8 +84,8 @@ def batch_script(
     """
     job = launch.folder.job
     gang = job.layout == "gang"
-    first, *others = parts_of(job.resources)
-    minutes = max(1, -(-job.resources.time_seconds // 60))
+    first, *others = parts_of(launch.asked)
+    minutes = max(1, -(-launch.asked.time_seconds // 60))
     flags = _flags(launch, chunk, site, parent_ids, previous)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(site.variables.items())]
     unset: Any = None  # else the header would say --wckey=submitit and, for a gang, --nodes=1
@@ -129,7 +130,8 @@ def _flags(
         "requeue" if gang else "no-requeue": True,
         "account": site.account,
         "qos": site.qos,
-        **size_flags(parts_of(job.resources)[0], site),
+        "exclude": ",".join(launch.exclude),
+        **size_flags(parts_of(launch.asked)[0], site),
     }
     if not gang:
         flags["ntasks"] = "1"
@@ -157,7 +159,7 @@ def _command(launch: Launch, chunk: Chunk, site: Site, gang: bool) -> str:
     if not gang:
         return "exec " + shlex.join(words)
     words += ["--segment", str(chunk.segment)]
-    return "exec " + shlex.join(srun_words(parts_of(launch.folder.job.resources), site, words))
+    return "exec " + shlex.join(srun_words(parts_of(launch.asked), site, words))
 
 
 class SlurmExecutor:
@@ -174,6 +176,7 @@ class SlurmExecutor:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.poll_seconds = site.poll_seconds
+        self.settle_seconds = site.settle_seconds
 
     @cached_property
     def max_array_size(self) -> int:
@@ -278,6 +281,26 @@ class SlurmExecutor:
             if name.startswith(NAME_PREFIX + "-") and name.split("-")[-2] in tokens:
                 found[name.split("-")[-2], reason] += 1
         return dict(found)
+
+    def ends(self, launch: Launch) -> dict[str, str]:
+        """What sacct says of the tasks of a launch; empty where there is no accounting, or no answer."""
+        ids = self.job_ids(launch)
+        command = ["sacct", "--noheader", "--parsable2", "--allocations", "--starttime=now-30days"]
+        command += ["--format=JobID,JobName%200,State,ExitCode", f"--jobs={','.join(ids)}"]
+        try:
+            answer = run_client(command) if ids else ""
+        except SubmissionError:
+            return {}
+        found: dict[str, str] = {}
+        for line in answer.splitlines():
+            job_id, name, state, exit_code = [*line.split("|"), "", "", ""][:4]
+            # ids are used again: only the name tells whose answer this is
+            if launch.token in name and (kind := state_class(state, exit_code)):
+                found[job_id] = kind
+        return found
+
+    def nudge(self, launches: Sequence[Launch]) -> None:
+        """Nothing to do: tasks look up by themselves, and killing them would fail jobs that wait for them."""
 
     def cancel(self, launches: Sequence[Launch]) -> None:
         """Cancel by name: it holds the token, so no other job can be hit."""

@@ -2,7 +2,7 @@
 
 <run>/
 run.json             recipe, version, and the folder of every job
-driver.json          the driver that works on it, if one does
+driver.json          the driver that works on it, if one does; drivers/ counts those that did
 jobs/<name>-<identity>/   see ``tokenmill.executors.ledger``
 report.json, report.html
 """
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from tokenmill import storage
 from tokenmill.config import unknown
 from tokenmill.errors import ConfigError, InputError
+from tokenmill.executors.leases import machine_id, start_time
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.telemetry import Number
 
@@ -109,17 +110,8 @@ def driver_of(run_url: str) -> dict[str, Any] | None:
     if not storage.exists(url):
         return None
     driver = dict(storage.read_json(url))
-    elsewhere = driver["host"] != socket.gethostname()
+    elsewhere = driver["host"] != socket.gethostname() or driver.get("machine") not in (None, machine_id())
     return driver if elsewhere or start_time(driver["pid"]) == driver["started"] else None
-
-
-def start_time(pid: int) -> str:
-    """When a process of this machine began, in clock ticks since boot; empty if there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def recipe_status(run_url: str) -> list[JobStatus]:

@@ -109,8 +109,10 @@ def slurm_place(launch: str, first_task: int, num_tasks: int, segment: int = 0) 
     )
     try:
         if "SLURM_ARRAY_TASK_ID" in environment:
-            index = first_task + int(environment["SLURM_ARRAY_TASK_ID"])
-            return Place(launch=launch, index=index, num_tasks=num_tasks, host=host, scheduler_id=job_id)
+            number = int(environment["SLURM_ARRAY_TASK_ID"])
+            name = f"{environment.get('SLURM_ARRAY_JOB_ID', job_id)}_{number}"
+            index = first_task + number
+            return Place(launch=launch, index=index, num_tasks=num_tasks, host=host, scheduler_id=name)
         return Place(
             launch=launch,
             rank=int(environment["SLURM_PROCID"]),
@@ -176,7 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = JobFolder(options.job_folder)
         equip(folder)
         log_to_stdout()
-        stop = Stop(folder.job.resources.time_seconds, options.signal_seconds)
+        limit = folder.intent(options.launch).get("time_seconds", folder.job.resources.time_seconds)
+        stop = Stop(limit, options.signal_seconds)
         signal.signal(signal.SIGUSR1, stop.request)
         signal.signal(signal.SIGTERM, stop.request)
         place = slurm_place(options.launch, options.first_task, options.num_tasks, options.segment)
