@@ -242,7 +242,7 @@ def test_a_foreign_folder_is_left_alone(world):
 
 def test_debug_shows_the_traceback_and_unforeseen_errors_say_so(world, monkeypatch):
     assert "Traceback" in invoke("status", "nowhere", "--debug").stderr
-    monkeypatch.setattr(cli.looking, "recipe_status", lambda run_dir: 1 / 0)
+    monkeypatch.setattr(cli.looking, "Watcher", lambda run_dir: 1 / 0)
     result = invoke("status", "run ü")
     assert result.exit_code == 1
     assert "error: ZeroDivisionError" in result.stderr

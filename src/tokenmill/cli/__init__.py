@@ -20,6 +20,16 @@ from tokenmill.cli.command import app
 
 __all__ = ["app", "keeping", "looking", "main", "running"]
 
+_ORDER = ("plan", "run", "status", "logs", "resume", "cancel", "report", "explain", "verify", "gc")
+
+
+def _place(verb: object) -> int:
+    name = getattr(verb, "__name__", "")
+    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
+
+
+app.registered_commands.sort(key=lambda verb: _place(verb.callback))  # help shows them in this order
+
 
 def main() -> None:
     """Entry of the command."""

@@ -1,5 +1,6 @@
 """Verbs that look at a run and change nothing in it: status, logs, explain, report."""
 
+import contextlib
 import sys
 import time
 from dataclasses import asdict
@@ -10,19 +11,16 @@ import typer
 from tokenmill import storage
 from tokenmill.cli.command import Output, RunArgument, command
 from tokenmill.cli.placement import Placement, make_executor, recalled, redactor_of
+from tokenmill.cli.queue import Queue
+from tokenmill.cli.telling import PrometheusOption, write_metrics
 from tokenmill.executors import report as reports
+from tokenmill.executors.cost import total
 from tokenmill.executors.explain import explain as explain_target
-from tokenmill.executors.launch import launches_of
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.progress import progress
-from tokenmill.executors.status import (
-    driver_of,
-    find_shard,
-    folders_of,
-    read_run,
-    recipe_status,
-)
-from tokenmill.executors.tables import print_statuses, print_table
+from tokenmill.executors.status import driver_of, find_shard, folders_of, read_run
+from tokenmill.executors.tables import print_table, print_views
+from tokenmill.executors.watch import JobView, Watcher, plain
 
 _WATCH_SECONDS = 2.0
 
@@ -30,37 +28,42 @@ _WATCH_SECONDS = 2.0
 @command
 def status(
     run_dir: RunArgument,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay until nothing runs any more.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Show it live until nothing runs any more; Ctrl-C only looks away."),
+    ] = False,
+    prometheus: PrometheusOption = "",
     *,
     output: Output,
 ) -> None:
-    """Show how far each job is; ``--quiet`` prints one word for the whole run."""
-    statuses = recipe_status(run_dir)
+    """Show how far each job is and what it took; ``--quiet`` prints one word for the whole run."""
+    watcher = Watcher(run_dir)
+    views = watcher.look()
     if watch:
-        with progress() as show:
-            show(statuses)
-            while _goes_on(run_dir):
-                time.sleep(_WATCH_SECONDS)
-                statuses = recipe_status(run_dir)
-                show(statuses)
+        with contextlib.suppress(KeyboardInterrupt):
+            views = _watch(run_dir, watcher, prometheus)
+    if prometheus:
+        write_metrics(prometheus, run_dir, views)
     driven = driver_of(run_dir) is not None
-    state = reports.overall_state([status.state for status in statuses], driven=driven)
-    value = {"run": run_dir, "state": state, "jobs": [asdict(status) for status in statuses]}
-    output.show(value, lambda: print_statuses(statuses), quiet=state)
+    state = reports.overall_state([view.status.state for view in views], driven=driven)
+    usage = asdict(total([view.usage for view in views]))
+    value = {"run": run_dir, "state": state, "usage": usage, "jobs": [plain(view) for view in views]}
+    output.show(value, lambda: print_views(views), quiet=state)
 
 
-def _goes_on(run_dir: str) -> bool:
-    """True if a driver works on the run, or the queue holds tasks of it."""
-    if driver_of(run_dir):
-        return True
-    placement = recalled(run_dir, Placement())
-    if placement.executor != "slurm":
-        return False
-    launches = [
-        launch for status in recipe_status(run_dir) for launch in launches_of(JobFolder(status.folder))
-    ]
-    live = make_executor(placement).live(launches)
-    return live is None or bool(live)
+def _watch(run_dir: str, watcher: Watcher, prometheus: str) -> list[JobView]:
+    """Show a run until nothing runs any more; returns what was seen last."""
+    queue = Queue(run_dir)
+    with progress() as display:
+        while True:
+            goes_on = queue.goes_on()  # asked first: what ends meanwhile is still seen
+            views = watcher.look()
+            display.show(views, queue.words())
+            if prometheus:
+                write_metrics(prometheus, run_dir, views)
+            if not goes_on:
+                return views
+            time.sleep(_WATCH_SECONDS)
 
 
 @command

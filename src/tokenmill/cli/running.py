@@ -1,11 +1,10 @@
 """Verbs that make a run go on or stop: run, plan, resume, cancel."""
 
 import contextlib
-import functools
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 import typer
@@ -20,19 +19,29 @@ from tokenmill.cli.command import (
     SetOption,
     command,
 )
-from tokenmill.cli.placement import Placement, make_executor, recalled, redactor_of, remember
+from tokenmill.cli.placement import Placement, make_executor, recalled, remember
+from tokenmill.cli.telling import Teller, Telling, recalled_telling, remember_telling
 from tokenmill.executors import report as reports
-from tokenmill.executors import secrets
+from tokenmill.executors import secrets, worker
 from tokenmill.executors.cancel import cancel as cancel_run
 from tokenmill.executors.driver import run_recipe
 from tokenmill.executors.job import Recipe
 from tokenmill.executors.launch import Executor
 from tokenmill.executors.preview import JobPreview, preview_recipe
-from tokenmill.executors.progress import progress
+from tokenmill.executors.progress import Display, Silence, progress
 from tokenmill.executors.site import Site
 from tokenmill.executors.slurm import SlurmExecutor
 from tokenmill.executors.status import JobStatus, read_run
-from tokenmill.executors.tables import print_plan, print_statuses
+from tokenmill.executors.tables import print_plan, print_views
+from tokenmill.executors.watch import JobView, Watcher, plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How far ``run`` goes."""
+
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False
+    detach: DetachOption = False
 
 
 @command
@@ -40,21 +49,20 @@ def run(
     recipe: RecipeArgument,
     run_dir: RunOption,
     overrides: SetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    detach: DetachOption = False,
     *,
+    manner: Manner,
     placement: Placement,
+    telling: Telling,
     output: Output,
 ) -> None:
     """Run a recipe, or go on with a run; complete jobs are left as they are."""
     loaded = recipes.load_recipe(recipe, overrides or ())
-    executor = make_executor(placement, only_look=dry_run)
-    if dry_run:
+    executor = make_executor(placement, only_look=manner.dry_run)
+    if manner.dry_run:
         _show_plan(output, loaded, run_dir, executor)
     else:
-        loaded = _with_secrets(loaded, executor)
-        drive = functools.partial(run_recipe, loaded, run_dir, executor, detach=detach)
-        _drive(drive, run_dir, placement, output)
+        work = _Work(recipe=_with_secrets(loaded, executor), executor=executor, detach=manner.detach)
+        _drive(work, run_dir, placement, telling, output)
 
 
 @command
@@ -73,15 +81,20 @@ def plan(
 
 @command
 def resume(
-    run_dir: RunArgument, detach: DetachOption = False, *, placement: Placement, output: Output
+    run_dir: RunArgument,
+    detach: DetachOption = False,
+    *,
+    placement: Placement,
+    telling: Telling,
+    output: Output,
 ) -> None:
     """Go on with a run and try failed shards again, with the executor of the last time."""
     loaded = recipes.recipe_of_run(read_run(run_dir)["recipe"], storage.join(run_dir, "run.json"))
     placement = recalled(run_dir, placement)
     executor = make_executor(placement)
     loaded = _with_secrets(loaded, executor)
-    drive = functools.partial(run_recipe, loaded, run_dir, executor, retry_failed=True, detach=detach)
-    _drive(drive, run_dir, placement, output)
+    work = _Work(recipe=loaded, executor=executor, detach=detach, retry_failed=True)
+    _drive(work, run_dir, placement, recalled_telling(run_dir, telling), output)
 
 
 @command
@@ -99,26 +112,79 @@ def cancel(
     output.show(ended, lambda: print("cancelled:", ", ".join(ended) or "nothing was left to do"))
 
 
-def _drive(drive: Callable[..., list[JobStatus]], run_dir: str, placement: Placement, output: Output) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What a driver is to do."""
+
+    recipe: Recipe
+    executor: Executor
+    detach: bool
+    retry_failed: bool = False
+
+
+class _Follower:
+    """Shows a run and tells about it while a driver works on it.
+
+    Args:
+        run_dir: folder of the run.
+        placement: where tasks run; remembered once the run exists.
+        telling: who is told what; remembered as well.
+        teller: tells them.
+    """
+
+    def __init__(self, run_dir: str, placement: Placement, telling: Telling, teller: Teller) -> None:
+        self._run_dir, self._placement, self._telling, self._teller = run_dir, placement, telling, teller
+        self.display: Display = Silence()
+        self._watcher: Watcher | None = None
+        self._last: list[JobStatus] = []
+
+    def on_change(self, statuses: Sequence[JobStatus]) -> None:
+        """Show and tell how far the run is."""
+        if self._watcher is None:
+            remember(self._run_dir, self._placement)
+            remember_telling(self._run_dir, self._telling)
+            self._watcher = Watcher(self._run_dir)
+        self._last[:] = statuses
+        views = None
+        if (self.display.wants_views or self._teller.wants_views) and self._watcher.is_due():
+            views = self._watcher.look(statuses)
+            self._teller.tick(views)
+        self.display.tick(statuses, views)
+
+    def views(self) -> list[JobView]:
+        """What is to be seen now; empty if the run has not begun."""
+        return self._watcher.look(self._last) if self._watcher is not None else []
+
+
+def _drive(work: _Work, run_dir: str, placement: Placement, telling: Telling, output: Output) -> None:
     """Run to the end with progress on stderr; the report is written even if a job failed."""
-    last: list[JobStatus] = []
-
-    def on_change(statuses: Sequence[JobStatus]) -> None:
-        if not last:
-            remember(run_dir, placement)
-        last[:] = statuses
-        show(statuses)
-
+    redactor = worker.redactor(secrets.known_values(work.recipe.secrets))
+    teller = Teller(run_dir, telling, work.executor, redactor)
+    follower = _Follower(run_dir, placement, telling, teller)
+    error: BaseException | None = None
     old = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `cancel` sends it
     try:
-        with contextlib.redirect_stdout(sys.stderr), progress(silent=output.quiet or output.json) as show:
-            drive(on_change=on_change)
+        with contextlib.redirect_stdout(sys.stderr), progress(silent=output.quiet or output.json) as display:
+            follower.display = display
+            run_recipe(
+                work.recipe,
+                run_dir,
+                work.executor,
+                retry_failed=work.retry_failed,
+                detach=work.detach,
+                on_change=follower.on_change,
+            )
+    except BaseException as raised:
+        error = raised
+        raise
     finally:
         signal.signal(signal.SIGTERM, old)
-        if last:
-            page = reports.write_report(run_dir, redactor_of(run_dir))
-            value = {"run": run_dir, "report": page, "jobs": [asdict(status) for status in last]}
-            output.show(value, lambda: print_statuses(last, f"report: {page}"), quiet=page)
+        if views := follower.views():
+            page = reports.write_report(run_dir, redactor)
+            value = {"run": run_dir, "report": page, "jobs": [plain(view) for view in views]}
+            output.show(value, lambda: print_views(views, f"report: {page}"), quiet=page)
+            if not work.detach and not isinstance(error, KeyboardInterrupt):
+                teller.end(views, error)
 
 
 def _with_secrets(recipe: Recipe, executor: Executor) -> Recipe:

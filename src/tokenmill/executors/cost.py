@@ -126,6 +126,8 @@ class Account:
         self._ended_beats: set[tuple[str, str]] = set()
         self._tally = _Tally()
         self._resources = folder.job.resources
+        self.running: list[dict[str, Any]] = []
+        """Records of the attempts that had not ended at the last look."""
 
     def look(self, *, alive: bool = True) -> Usage:
         """Usage up to now.
@@ -133,7 +135,7 @@ class Account:
         Args:
             alive: whether tasks may work on the job; attempts that never ended have taken no time if not.
         """
-        running: list[dict[str, Any]] = []
+        running = self.running = []
         for name in storage.list_names(self._folder.at("attempts")):
             if name not in self._counted:
                 record = storage.read_json(self._folder.at("attempts", name))

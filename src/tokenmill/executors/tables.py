@@ -8,11 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenmill.executors.preview import JobPreview
-from tokenmill.executors.progress import shards_done
-from tokenmill.executors.status import JobStatus
+from tokenmill.executors.progress import COLOURS, shards_done
 from tokenmill.executors.units import duration
-
-_COLOURS = {"complete": "green", "failed": "red", "cancelled": "red", "running": "blue"}
+from tokenmill.executors.watch import JobView
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -20,7 +18,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if sys.stdout.isatty():
         table = Table(*columns, box=None, header_style="bold", pad_edge=False)
         for row in rows:
-            table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
+            table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
         Console().print(table)
         return
     widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
@@ -28,16 +26,20 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def print_statuses(statuses: Sequence[JobStatus], last: str = "") -> None:
-    """Print the state of jobs, what they say, and a last line."""
-    rows = [
-        (status.name, status.state, shards_done(status), str(status.failed), duration(status.seconds))
-        for status in statuses
-    ]
-    print_table(["job", "state", "shards", "failed", "task time"], rows)
-    for status in statuses:
-        if status.message:
-            print(f"{status.name}: {status.message}")
+def print_views(views: Sequence[JobView], last: str = "") -> None:
+    """Print the state of jobs, what they took and say, and a last line."""
+    has_cost = any(view.usage.cost for view in views)
+    rows = []
+    for view in views:
+        status, usage = view.status, view.usage
+        row = [status.name, status.state, shards_done(status), str(status.failed)]
+        row += [duration(usage.task_seconds), f"{usage.core_hours:.3g}"]
+        rows.append(row + [f"{usage.cost:,.2f}"] * has_cost)
+    columns = ["job", "state", "shards", "failed", "task time", "core-hours", *["cost"] * has_cost]
+    print_table(columns, rows)
+    for view in views:
+        if view.status.message:
+            print(f"{view.status.name}: {view.status.message}")
     if last:
         print(last)
 
