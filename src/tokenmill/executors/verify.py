@@ -21,9 +21,9 @@ from typing import Any
 
 from tokenmill import storage
 from tokenmill.errors import IdentityError, InputError, StorageError
+from tokenmill.executors.commits import merge_commits
 from tokenmill.executors.idle import refuse_live
 from tokenmill.executors.launch import Executor
-from tokenmill.executors.commits import merge_commits
 from tokenmill.executors.ledger import JobFolder, digest_of, input_files
 from tokenmill.executors.status import folders_of
 
@@ -118,7 +118,7 @@ class _Check:
                 self._note(None, _PLAN, "is gone")
             return None
         try:
-            num_shards, planned = self._folder.num_shards(), self._folder.plan()
+            num_shards, planned = self._folder.num_shards(), list(self._folder.plan())
         except (ValueError, KeyError, TypeError, IndexError, StorageError, IdentityError) as error:
             self._note(None, _PLAN, f"cannot be read: {type(error).__name__}: {error}".splitlines()[0])
             return None
