@@ -60,18 +60,26 @@ class Driver:
         nodes: jobs in order of the graph.
         executor: starts tasks.
         reign: this driver's claim to decide.
+        clock: seconds that never go back; a rehearsal has a clock of its own.
 
     """
 
-    def __init__(self, nodes: Mapping[str, Node], executor: Executor, reign: Reign | None = None) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        executor: Executor,
+        reign: Reign | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.nodes = nodes
         self.executor = executor
         self._reign = reign or Reign()
         self._progress = {name: _Progress(launches=launches_of(node.folder)) for name, node in nodes.items()}
         self._complete: dict[str, JobStatus] = {}
         self._deaf = False
-        self._vital = Vital()
-        self._folded = time.monotonic()
+        self._clock = clock
+        self._vital = Vital(clock)
+        self._folded = self._clock()
 
     def statuses(self) -> list[JobStatus]:
         """State of every job."""
@@ -119,17 +127,17 @@ class Driver:
         if self._has_failed(name) or not self._parents_allow(node, live):
             return False
         # without a free slot, or during a pause, there is more to do
-        is_pause = self.executor.free_slots() <= 0 or time.monotonic() < progress.not_before
+        is_pause = self.executor.free_slots() <= 0 or self._clock() < progress.not_before
         return is_pause or self._launch(node, live)
 
     def _dismiss(self, progress: _Progress, running: Sequence[Launch]) -> None:
         """End tasks of a complete job: what they still work on is done by others."""
         if not running:
             return
-        progress.complete_since = progress.complete_since or time.monotonic()
+        progress.complete_since = progress.complete_since or self._clock()
         self.executor.nudge(running)
         lease_seconds = running[0].asked.lease_seconds
-        if time.monotonic() > progress.complete_since + lease_seconds:  # they do not even hear
+        if self._clock() > progress.complete_since + lease_seconds:  # they do not even hear
             self.executor.cancel(running)
 
     def _shows_life(self, progress: _Progress, launch: Launch) -> bool:
@@ -146,7 +154,7 @@ class Driver:
 
     def _are_settled(self, progress: _Progress, live: set[str]) -> bool:
         """True if the launches that ended have been out of sight for long enough to believe it."""
-        now = time.monotonic()
+        now = self._clock()
         known = live - progress.presumed_dead
         for launch in progress.launches:
             if launch.token in known or launch.token in progress.judged:
@@ -171,8 +179,8 @@ class Driver:
     def _is_complete(self, name: str) -> bool:
         if name not in self._complete:
             folder = self.nodes[name].folder
-            if time.monotonic() > self._folded + _FOLD_SECONDS:
-                self._folded = time.monotonic()
+            if self._clock() > self._folded + _FOLD_SECONDS:
+                self._folded = self._clock()
                 folder.fold_commits()
             if folder.publish_manifest():
                 folder.fold_commits()
@@ -221,7 +229,7 @@ class Driver:
         self.executor.launch(launch)
         live.add(launch.token)
         progress.launches.append(launch)
-        progress.not_before = time.monotonic() + _backoff(idle, self.executor.poll_seconds)
+        progress.not_before = self._clock() + _backoff(idle, self.executor.poll_seconds)
         return True
 
     def _has_inputs(self, node: Node) -> bool:

@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -224,11 +224,13 @@ class Observer:
         folder: the job's folder.
         launch: token of the launch.
         lease_seconds: silence after which a task counts as dead.
+        clock: seconds that never go back.
     """
 
     folder: JobFolder
     launch: str
     lease_seconds: float
+    clock: Callable[[], float] = time.monotonic
     _seen: dict[int, _Seen] = field(default_factory=dict)
     _held_since: dict[tuple[int, int], float] = field(default_factory=dict)
     _machine: str = field(default_factory=machine_id)
@@ -237,7 +239,7 @@ class Observer:
         """Whether a task has ended or shows no life."""
         if beat is not None and (beat["state"] == "ended" or self._is_gone(beat)):
             return True
-        number, now = 0 if beat is None else int(beat["number"]), time.monotonic()
+        number, now = 0 if beat is None else int(beat["number"]), self.clock()
         seen = self._seen.get(task)
         if seen is None or seen.number != number:
             self._seen[task] = _Seen(number, now)
@@ -255,7 +257,7 @@ class Observer:
             Held(shard=shard, generation=-1, is_silent=True, seconds=0.0)
             for shard in unfinished - leases.keys()
         ]
-        now = time.monotonic()
+        now = self.clock()
         for shard in unfinished & leases.keys():
             generation = leases[shard]
             task = int(self.folder.holder(self.launch, shard, generation)["task"])
@@ -281,17 +283,18 @@ def _gave_up(beat: Mapping[str, Any] | None) -> bool:
 class Vital:
     """A driver's view of launches: whether any of their tasks still shows life."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         self._observers: dict[str, Observer] = {}
         self._looked: dict[str, float] = {}
 
     def shows_life(self, folder: JobFolder, launch: str, num_tasks: int, lease_seconds: float) -> bool:
         """False once all tasks of a launch have begun and none shows life; looks only now and then."""
-        now = time.monotonic()
+        now = self.clock()
         if now - self._looked.get(launch, float("-inf")) < lease_seconds / BEATS_PER_LEASE:
             return True
         self._looked[launch] = now
-        observer = self._observers.setdefault(launch, Observer(folder, launch, lease_seconds))
+        observer = self._observers.setdefault(launch, Observer(folder, launch, lease_seconds, self.clock))
         beats = folder.beats(launch)
         # every task is asked, so that the silence of each is measured from now on
         silent = [observer.is_silent(task, beat) for task, beat in beats.items()]
