@@ -238,7 +238,7 @@ def test_folders_of_something_else_are_refused(text_folder: Path, tmp_path: Path
         run_recipe(other, str(run), LocalExecutor())
     upper = next((run / "jobs").glob("upper-*"))
     job = upper / "job.yaml"
-    job.write_text(job.read_text().replace("identity: ", "identity: 0"))
+    job.write_text(job.read_text().replace('"identity": "', '"identity": "0'))
     with pytest.raises(IdentityError, match="the folder holds another job"):
         run_recipe(recipe, str(run), LocalExecutor())
 
@@ -260,7 +260,7 @@ def test_a_worker_of_another_version_is_refused(text_folder: Path, tmp_path: Pat
     run_recipe(make_recipe(text_folder), str(run), LocalExecutor())
     upper = next((run / "jobs").glob("upper-*"))
     (upper / "job.yaml").write_text(
-        (upper / "job.yaml").read_text().replace("tokenmill: 0.1.0", "tokenmill: 9.9.9")
+        (upper / "job.yaml").read_text().replace('"tokenmill": "0.1.0"', '"tokenmill": "9.9.9"')
     )
     words = ["-m", "tokenmill.executors.worker", "--job-folder", str(upper), "--launch", "00000000"]
     environment = os.environ | {"SLURM_ARRAY_TASK_ID": "0"}

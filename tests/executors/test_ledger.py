@@ -177,7 +177,7 @@ def test_a_folder_of_another_format_is_refused(tmp_path: Path) -> None:
     folder = JobFolder(str(tmp_path))
     folder.write_job(Job(name="j", entry="x.y"), "0" * 64, {})
     path = tmp_path / "job.yaml"
-    path.write_text(path.read_text().replace("format: 1", "format: 2"))
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
     with pytest.raises(VersionError, match="expected: format 1"):
         _ = JobFolder(str(tmp_path)).job
 

@@ -1,7 +1,7 @@
 """A job's folder: the only class that knows its paths, and the records that are the only truth.
 
     jobs/<name>-<identity>/
-      job.yaml             what the job is, for people and workers
+      job.yaml             what the job is, for people and workers; its YAML is JSON
       plan.jsonl           the shards, written once
       submissions/<launch>/  what was asked of the scheduler: scripts, receipt
       leases/<launch>/     advice: which task took which shard
@@ -27,8 +27,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
-
-import yaml
 
 import tokenmill
 from tokenmill import storage
@@ -102,9 +100,8 @@ class JobFolder:
                     got=f"identity {old}",
                     fix="use another run folder, or remove this one",
                 )
-        storage.write_atomic(
-            self.at("job.yaml"), yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode()
-        )
+        text = json.dumps(record, indent=2, ensure_ascii=False)  # JSON is YAML that is read at once
+        storage.write_atomic(self.at("job.yaml"), text.encode() + b"\n")
         for name in ("record", "job"):
             self.__dict__.pop(name, None)
 
@@ -117,9 +114,10 @@ class JobFolder:
             VersionError: it was written by another version.
         """
         try:
-            record = yaml.safe_load(storage.read_bytes(self.at("job.yaml")))
-        except yaml.YAMLError as error:
-            raise StorageError("job.yaml is not YAML", where=self.url, got=str(error)) from error
+            record = json.loads(storage.read_bytes(self.at("job.yaml")))
+        except ValueError as error:
+            fix = "if an older version wrote it, start a new run folder"
+            raise StorageError("job.yaml is not JSON", where=self.url, got=str(error), fix=fix) from error
         if record.get("format") != FORMAT:
             raise VersionError(
                 "a job folder of another version",
@@ -266,9 +264,10 @@ class JobFolder:
         return dict(storage.read_json(self.at("heartbeats", launch, name)))
 
     def write_attempt(self, record: Mapping[str, Any]) -> None:
-        """Write or rewrite the record of an attempt."""
+        """Write or rewrite the record of an attempt; that it failed must outlive a crash of the machine."""
         name = f"{record['shard']:05d}.{record['attempt']}.rank{record['rank']}.json"
-        storage.write_atomic(self.at("attempts", name), storage.dump_json(dict(record), indent=1))
+        durable = record["outcome"] not in ("running", "done", "late")
+        storage.write_atomic(self.at("attempts", name), storage.dump_json(dict(record)), durable=durable)
 
     def attempts(self, part: str = "") -> list[dict[str, Any]]:
         """Records of attempts, by shard and start.
