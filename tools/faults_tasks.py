@@ -178,19 +178,19 @@ def straggler(world: World, seed: int) -> Result:
 def cancelled_tasks(world: World, seed: int) -> Result:
     """Row 19: scancel of one index, of a chunk, of a whole launch; then Ctrl-C of the driver."""
     slurm = world.executor == "slurm"
-    shape = Shape(shards=24, tasks=24 if slurm else 4, seconds=8.0 if slurm else 1.0)
+    shape = Shape(shards=48, tasks=24 if slurm else 4, seconds=6.0 if slurm else 0.5)
     names = "scancel of an index and a chunk, of a launch; " if slurm else ""
     result = Result(row=19, fault=f"{names}Ctrl-C of the driver")
     case = world.case("cancel", shape)
     driver = case.start()
     named = beside = 0
-    for num_arrays in (3, 1) if slurm else ():
+    for num_arrays in (3, 1) if slurm else ():  # the second time the launch's other tasks still run
         counts = _scancel(case, num_arrays)
         result.injected += 2 if num_arrays > 1 else 1
         named, beside = named + counts[0], beside + counts[1]
     result.demand(beside == 0, f"{beside} attempts ended that were not named")
-    wait_until(lambda: _living(case) > 0)
-    running = _living(case)
+    wait_until(lambda: bool(_running(case)))
+    running = len(_running(case))
     kill(driver.pid, signal.SIGINT)
     code = case.end(driver, 60)
     result.injected += 1
@@ -203,13 +203,14 @@ def cancelled_tasks(world: World, seed: int) -> Result:
     return tally(result, case)
 
 
-def _living(case: Case) -> int:
+def _running(case: Case) -> list[dict[str, Any]]:
+    """Attempts of living tasks that have not ended."""
     pids = {worker.pid for worker in case.workers()}
-    return sum(record["outcome"] == "running" and record["pid"] in pids for record in case.attempts())
+    return [record for record in case.attempts() if record["outcome"] == "running" and record["pid"] in pids]
 
 
 def _scancel(case: Case, num_arrays: int) -> tuple[int, int]:
-    """Cancel an index of the first array and all of the second, or all of one; counts what was cut off.
+    """Cancel an index of the first array and all of the second, or all; count what is cut off.
 
     Returns:
         Attempts of tasks that were named, and of others.
@@ -218,12 +219,12 @@ def _scancel(case: Case, num_arrays: int) -> tuple[int, int]:
     def arrays() -> list[str]:
         return sorted({worker.array for worker in case.workers()}, key=int)
 
-    wait_until(lambda: len(arrays()) >= num_arrays and _living(case) > num_arrays, 60)
+    wait_until(lambda: len(arrays()) >= num_arrays and len(_running(case)) > num_arrays, 60)
     workers, found = case.workers(), arrays()
     chosen = found[1:2] if num_arrays > 1 else found
     index = next(worker for worker in workers if worker.array == found[0])
     hit = {worker.pid for worker in workers if worker.array in chosen} | {index.pid}
-    before = {_key(record) for record in case.attempts() if record["outcome"] == "running"}
+    before = {_key(record) for record in _running(case)}
     case.world.lab.client("scancel", f"{index.array}_{index.index}", *chosen)
     wait_until(lambda: not hit & {worker.pid for worker in case.workers()}, 30)
     wait_until(lambda: all(_is_over(case, key, hit) for key in before), 30)
