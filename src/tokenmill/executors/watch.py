@@ -7,7 +7,7 @@ One look lists the commit records and reads only what is new since the last look
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -61,9 +61,11 @@ class Watcher:
 
     Args:
         run_url: folder of the run.
+        clock: seconds that never go back.
     """
 
-    def __init__(self, run_url: str) -> None:
+    def __init__(self, run_url: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._run_url = storage.absolute(run_url)
         self._prices = prices_of(self._run_url)
         self._jobs: dict[str, _JobWatch] = {}
@@ -71,7 +73,7 @@ class Watcher:
 
     def is_due(self) -> bool:
         """True if the last look is long enough ago for a driver to look again."""
-        return time.monotonic() - self._looked >= _LEAST_SECONDS
+        return self._clock() - self._looked >= _LEAST_SECONDS
 
     def look(self, statuses: Sequence[JobStatus] | None = None) -> list[JobView]:
         """Every job of the run, in order of the graph.
@@ -82,12 +84,14 @@ class Watcher:
         Raises:
             InputError: the folder is not a run.
         """
-        self._looked = time.monotonic()
+        self._looked = self._clock()
         driven = driver_of(self._run_url) is not None
         known = {status.folder: status for status in statuses or ()}
         views = []
         for folder in folders_of(self._run_url).values():
-            job = self._jobs.setdefault(folder.url, _JobWatch(folder, Account(folder, self._prices)))
+            job = self._jobs.setdefault(
+                folder.url, _JobWatch(folder, Account(folder, self._prices), self._clock)
+            )
             status = known.get(folder.url) or job.status(driven=driven)
             views.append(job.view(status))
         return views
@@ -103,8 +107,8 @@ def plain(view: JobView) -> dict[str, Any]:
 class _JobWatch:
     """What is remembered of a job between two looks."""
 
-    def __init__(self, folder: JobFolder, account: Account) -> None:
-        self._folder, self._account = folder, account
+    def __init__(self, folder: JobFolder, account: Account, clock: Callable[[], float]) -> None:
+        self._folder, self._account, self._clock = folder, account, clock
         self._complete: JobView | None = None
         self._steps: deque[tuple[float, int]] = deque()
         self._sampled: set[int] = set()
@@ -146,7 +150,7 @@ class _JobWatch:
 
     def _rate(self, status: JobStatus, usage: Usage) -> float:
         """Shards per second over the last minute; at first what the measured times promise."""
-        now = time.monotonic()
+        now = self._clock()
         self._steps.append((now, status.done))
         while len(self._steps) > 2 and now - self._steps[0][0] > _WINDOW_SECONDS:
             self._steps.popleft()
@@ -162,7 +166,7 @@ class _JobWatch:
             return 0, 0
         launch = order[-1]
         seconds = self._folder.job.resources.lease_seconds
-        observer = self._observers.setdefault(launch, Observer(self._folder, launch, seconds))
+        observer = self._observers.setdefault(launch, Observer(self._folder, launch, seconds, self._clock))
         beats = self._folder.beats(launch)
         open_ended = [task for task, beat in beats.items() if beat["state"] != "ended"]
         silent = sum(observer.is_silent(task, beats[task]) for task in open_ended)
