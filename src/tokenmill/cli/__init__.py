@@ -2,9 +2,11 @@
 
     tokenmill plan RECIPE --run-dir D      what would be done; nothing is written or submitted
     tokenmill run RECIPE --run-dir D       do it, or go on with it
-    tokenmill status D                     how far it is
+    tokenmill status D                     how far it is; --watch
     tokenmill logs D JOB/SHARD             what the attempts wrote
+    tokenmill attach D JOB/SHARD           follow what an attempt writes now; --shell
     tokenmill resume D                     go on, failed shards included
+    tokenmill drive D                      what a job that drives a run does
     tokenmill cancel D                     end what runs
     tokenmill report D                     write report.json and report.html
     tokenmill explain D JOB/SHARD          why it is where it is
@@ -15,12 +17,25 @@ Every command speaks table, ``--json`` and ``--quiet``. Errors are one block on 
 wrong usage.
 """
 
-from tokenmill.cli import keeping, looking, running
+from tokenmill.cli import driving, keeping, looking, running
 from tokenmill.cli.command import app
 
-__all__ = ["app", "keeping", "looking", "main", "running"]
+__all__ = ["app", "driving", "keeping", "looking", "main", "running"]
 
-_ORDER = ("plan", "run", "status", "logs", "resume", "cancel", "report", "explain", "verify", "gc")
+_ORDER = (
+    "plan",
+    "run",
+    "status",
+    "logs",
+    "attach",
+    "resume",
+    "drive",
+    "cancel",
+    "report",
+    "explain",
+    "verify",
+    "gc",
+)
 
 
 def _place(verb: object) -> int:

@@ -1,8 +1,11 @@
-"""Verbs that look at a run and change nothing in it: status, logs, explain, report."""
+"""Verbs that look at a run and change nothing in it: status, logs, attach, explain, report."""
 
 import contextlib
+import shlex
+import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -14,10 +17,12 @@ from tokenmill.cli.placement import Placement, make_executor, recalled, redactor
 from tokenmill.cli.queue import Queue
 from tokenmill.cli.telling import PrometheusOption, write_metrics
 from tokenmill.executors import report as reports
+from tokenmill.executors.attach import follow, outcome_of, own_id, running_attempt, shell_command, slurm_task
 from tokenmill.executors.cost import total
 from tokenmill.executors.explain import explain as explain_target
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.progress import progress
+from tokenmill.executors.slurm_client import run_client
 from tokenmill.executors.status import driver_of, find_shard, folders_of, read_run
 from tokenmill.executors.tables import print_table, print_views
 from tokenmill.executors.watch import JobView, Watcher, plain
@@ -127,6 +132,44 @@ def _attempts(run_dir: str, target: str, *, failed: bool) -> list[dict[str, Any]
         for attempt in records(folder)
         if shard in (None, attempt["shard"])
     ]
+
+
+@command
+def attach(
+    run_dir: RunArgument,
+    target: Annotated[str, typer.Argument(metavar="JOB[/SHARD]", help="A job or a shard of it.")],
+    shell: Annotated[
+        bool,
+        typer.Option("--shell", help="Open a shell in its SLURM allocation; without a terminal print how."),
+    ] = False,
+    *,
+    output: Output,
+) -> None:
+    """Follow the log of an attempt that runs until it ends; Ctrl-C only looks away."""
+    job, shard = find_shard(run_dir, target)
+    folder = folders_of(run_dir, job)[job]
+    attempt = running_attempt(folder, shard)
+    if shell:
+        _open_shell(folder, attempt, output)
+        return
+    print(f"{job}/{attempt['shard']} attempt {attempt['attempt']} on {attempt['host']}", file=sys.stderr)
+    queue = Queue(run_dir)
+    with contextlib.suppress(KeyboardInterrupt):
+        for text in follow(folder, attempt, goes_on=queue.goes_on):
+            print(text, end="", flush=True)
+    ended = {"job": job, **attempt, "outcome": outcome_of(folder, attempt)}
+    output.show(ended, lambda: print(f"outcome: {ended['outcome']}", file=sys.stderr))
+
+
+def _open_shell(folder: JobFolder, attempt: Mapping[str, Any], output: Output) -> None:
+    """Open a shell beside an attempt, or say how."""
+    scheduler_id = slurm_task(folder, attempt)
+    answer = run_client(["squeue", "--noheader", f"--jobs={scheduler_id}", "--format=%A"])
+    words = shell_command(own_id(scheduler_id, answer), attempt)
+    line = shlex.join(words)
+    output.show({"command": words}, lambda: print(line, flush=True), quiet=line)
+    if sys.stdin.isatty() and not (output.json or output.quiet):
+        raise typer.Exit(subprocess.run(words, check=False).returncode)
 
 
 @command
