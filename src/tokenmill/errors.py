@@ -12,7 +12,8 @@
     ├── JobError           a job ended without all its shards
     ├── GangError          ranks of one gang do not agree
     │   ├── WorldError     they are not the ranks that the job asks for
-    │   └── HangError      they show no progress
+    │   ├── HangError      they show no progress
+    │   └── StartError     they were ended before all of them were there
     └── TrainingError      training cannot go on: a loss that is not finite
 
 A message says what happened, where, what was expected against what was found, and what to do next.
@@ -99,6 +100,10 @@ class WorldError(GangError):
 
 class HangError(GangError):
     """The ranks of a gang show no progress."""
+
+
+class StartError(GangError):
+    """The ranks of a gang were ended before all of them were there."""
 
 
 class TrainingError(TokenmillError):

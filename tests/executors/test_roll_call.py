@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tokenmill.errors import GangError, WorldError
+from tokenmill.errors import GangError, StartError, WorldError
 from tokenmill.executors import roll_call
 from tokenmill.executors.job import Job, Resources, Shard, Task, TaskStopped
 from tokenmill.executors.roll_call import call_roll, check_size, patience
@@ -90,7 +90,7 @@ def test_ranks_of_another_job_are_named(tmp_path: Path) -> None:
 
 def test_the_end_is_announced_while_ranks_are_missing(tmp_path: Path) -> None:
     for rank in (0, 1):
-        with pytest.raises(TaskStopped):
+        with pytest.raises(StartError, match="before all ranks were there"):
             call_roll(task_of(tmp_path, rank, 3, stop_requested=lambda: True), "i", timeout_seconds=60)
 
 

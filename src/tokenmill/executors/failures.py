@@ -25,7 +25,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tokenmill.errors import ConfigError, FormatError, HangError, InputError, MissingExtraError, WorldError
+from tokenmill.errors import (
+    ConfigError,
+    FormatError,
+    HangError,
+    InputError,
+    MissingExtraError,
+    StartError,
+    WorldError,
+)
 from tokenmill.executors.job import Resources
 
 MISTAKES = (ConfigError, FormatError, InputError, MissingExtraError, WorldError)
@@ -59,8 +67,8 @@ def error_class(error: BaseException) -> str:
     """Class of what an entry raised."""
     if isinstance(error, MemoryError):
         return "oom"
-    if isinstance(error, HangError):
-        return "hang"
+    if isinstance(error, (HangError, StartError)):
+        return "hang" if isinstance(error, HangError) else "launch"
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):

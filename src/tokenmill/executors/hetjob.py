@@ -86,9 +86,10 @@ def srun_words(parts: Sequence[Part], site: Site, worker: Sequence[str]) -> list
 
     """
     # the batch shell holds the allowed variables and the site's; srun alone would drop the latter
-    words = ["srun", "--export=ALL", "--kill-on-bad-exit=1"]
+    words = ["srun"]
     for number, part in enumerate(parts):
         group = [f"--het-group={number}"] if len(parts) > 1 else []
+        flags = ["--export=ALL", "--kill-on-bad-exit=1", *group]  # no component takes them from another
         size = [f"--ntasks={part.ranks}", f"--cpus-per-task={part.cpus}"]
-        words += [*([":"] if number else []), *group, *size, *site.srun_args, *worker]
+        words += [*([":"] if number else []), *flags, *size, *site.srun_args, *worker]
     return words

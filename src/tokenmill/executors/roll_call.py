@@ -15,7 +15,7 @@ from typing import Any
 
 import tokenmill
 from tokenmill import storage
-from tokenmill.errors import GangError, WorldError
+from tokenmill.errors import GangError, StartError, WorldError
 from tokenmill.executors.job import Task, TaskStopped
 
 START_SECONDS = 300.0
@@ -82,7 +82,7 @@ def call_roll(
 
     Raises:
         GangError: a rank is missing, there twice, or works on something else.
-        TaskStopped: the end was announced before all were there.
+        StartError: the end was announced before all were there.
     """
     mine: dict[str, Any] = {"rank": task.rank, "world_size": task.world_size, "identity": identity}
     mine |= {"tokenmill": tokenmill.__version__, "host": socket.gethostname(), "pid": os.getpid()}
@@ -164,8 +164,12 @@ def _wait_for_roster(task: Task, timeout_seconds: float) -> dict[str, Any]:
 
 def _pause(task: Task, seconds: float) -> float:
     """Sleep; returns how long to sleep next time."""
-    if task.stop_requested():
-        raise TaskStopped
+    if task.stop_requested():  # nothing was done yet, so this is no stop with its progress saved
+        raise StartError(
+            "the end was announced before all ranks were there",
+            where=f"job {task.job.name}, rank {task.rank} of {task.world_size}, attempt {task.attempt}",
+            fix="read what the other ranks printed in submissions/: one of them may have failed at its start",
+        )
     time.sleep(seconds)
     return min(0.2, seconds * 1.5)  # a shared file system does not like to be asked often
 
