@@ -95,6 +95,15 @@ def test_a_notice_that_nobody_takes_is_no_error(world, monkeypatch):
     assert "warning: not told: webhook of 127.0.0.1" in result.stderr
 
 
+def test_a_run_that_goes_on_is_not_stopped_by_a_target_that_is_gone(world, webhook):
+    (world / "hook").write_text(webhook[0])
+    assert run("--notify", f"file:{world}/hook").exit_code == 0
+    (world / "hook").unlink()
+    result = invoke("resume", "run")
+    assert result.exit_code == 0
+    assert "warning: not told: the file of a webhook cannot be read" in result.stderr
+
+
 def test_wrong_targets_stop_the_run_before_it_starts(world):
     result = run("--notify", "me@example.org")
     assert result.exit_code == 1

@@ -46,7 +46,7 @@ def test_lines_of_somebody_who_watches(capsys):
         display.show([view], {})
     [line] = capsys.readouterr().err.splitlines()
     assert line.endswith(
-        "split: running 10/100, 30/min, 3 min 0 s left, 8 alive, 1 silent, 3 queued (Priority)"
+        "split: running 10/100, 30.0/min, 3 min 0 s left, 8 alive, 1 silent, 3 queued (Priority)"
     )
 
 
@@ -87,7 +87,7 @@ def test_what_the_board_says():
     )
     later = JobView(status=status("waiting", 0, None), usage=Usage())
     text = drawn([view, later], {"split": "3 queued (Priority)"})
-    for part in ("50/100, 2 failed", "2.5/s", "16 s", "8 alive", "3 queued (Priority)", "waiting"):
+    for part in ("50/100, 2 failed", "2.50/s", "16 s", "8 alive", "3 queued (Priority)", "waiting"):
         assert part in text
     assert "tokens 1.25 M (62.5 k/s)" in text
     assert "shard 7: [red]no markup[/red]" in text

@@ -147,7 +147,7 @@ def test_what_it_took_and_cost(recipe, tmp_path):
     jobs = [job["usage"]["cost"] for job in value["jobs"]]
     assert value["totals"]["usage"]["cost"] == pytest.approx(sum(jobs))
     text = look_at((tmp_path / "run" / "report.html").read_text())
-    assert f"{sum(jobs):,.2f}" in text
+    assert units.price(sum(jobs)) in text
     assert "What it took" in text
     assert "together" in text
 

@@ -133,6 +133,8 @@ def test_last_words(watcher, folder):
     words = watcher.look()[0].words
     assert words.startswith("shard 3: 12:01 hello é yyy")
     assert len(words) < 200
+    storage.write_atomic(url, b"2026-01-02 03:04:05,678 INFO job upper, shard 3\n")
+    assert watcher.look()[0].words == "shard 3: 03:04:05 job upper, shard 3"
     storage.write_atomic(folder.at("now.json"), storage.dump_json({"shard": 3, "text": "step 5"}))
     assert watcher.look()[0].words == "step 5"
 

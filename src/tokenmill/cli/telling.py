@@ -87,14 +87,22 @@ class Teller:
         redactor: hides secrets.
 
     Raises:
-        ConfigError: a target that cannot be told.
+        ConfigError: a target of a new run cannot be told; one that goes on is not stopped by that.
     """
 
     def __init__(self, run_dir: str, telling: Telling, executor: Executor, redactor: Redactor) -> None:
         self._run_dir, self._path, self._redactor = run_dir, telling.prometheus, redactor
         site = executor.site if isinstance(executor, SlurmExecutor) else Site(name="")
         targets = list(dict.fromkeys([*(telling.notify or ()), *site.notify]))
-        self._channels: list[Channel] = notify.channels(targets, site.mail, variable)
+        is_new = not storage.exists(storage.join(run_dir, "run.json"))
+        self._channels: list[Channel] = []
+        for target in targets:
+            try:
+                self._channels += notify.channels([target], site.mail, variable)
+            except ConfigError as error:
+                if is_new:
+                    raise
+                _warn(f"not told: {' '.join(str(error).split())}")
         self._began = time.monotonic()
         self._warned = False
 

@@ -66,7 +66,7 @@ def _header(report: Mapping[str, Any]) -> str:
         (units.duration(totals["wall_seconds"]), "wall time"),
         (f"{totals['core_hours']:.3g}", "core-hours"),
         *([(f"{totals['gpu_hours']:.3g}", "GPU-hours")] if totals["gpu_hours"] else []),
-        *([(f"{totals['usage']['cost']:,.2f}", "cost")] if totals["usage"]["cost"] else []),
+        *([(units.price(totals["usage"]["cost"]), "cost")] if totals["usage"]["cost"] else []),
         (units.size(totals["output_bytes"]), f"in {totals['outputs']:,} output files"),
         (f"{totals['failed_attempts']:,}", f"of {totals['attempts']:,} attempts failed"),
     ]
@@ -169,7 +169,7 @@ def _usage_row(name: str, usage: Mapping[str, Any], has: Mapping[str, bool], *, 
     row += [_percent(usage["used_core_hours"], asked), _percent(usage["wasted_core_hours"], asked)]
     row += [f"{usage['gpu_hours']:.3g}"] * has["gpu_hours"]
     row += [units.size(usage["max_rss_bytes"]), _percent(usage["max_rss_bytes"], memory) if is_job else ""]
-    return row + [f"{usage['cost']:,.2f}"] * has["cost"]
+    return row + [units.price(usage["cost"])] * has["cost"]
 
 
 def _percent(part: float, whole: float) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tokenmill.executors.cost import total
 from tokenmill.executors.status import JobStatus
-from tokenmill.executors.units import duration, si, size
+from tokenmill.executors.units import duration, price, rate, si, size
 from tokenmill.executors.verify import Verification
 from tokenmill.executors.watch import JobView
 
@@ -170,7 +170,7 @@ def board(views: Sequence[JobView], queue: Mapping[str, str]) -> Group:
         f"{usage.core_hours:.3g} core-hours",
         f"{usage.gpu_hours:.3g} GPU-hours" if usage.gpu_hours else "",
     ]
-    took += [f"cost {usage.cost:,.2f}" if usage.cost else "", _failures(usage.failures)]
+    took += [f"cost {price(usage.cost)}" if usage.cost else "", _failures(usage.failures)]
     last = Text(f"{time.strftime('%H:%M:%S')}  {', '.join(text for text in took if text)}", "dim")
     return Group(table, *said, last)
 
@@ -193,9 +193,9 @@ def _shards(status: JobStatus) -> str:
 
 
 def _pace(view: JobView, *, left: bool = True) -> str:
-    rate = f"{si(view.rate)}/s" if view.rate >= 1 else f"{si(60 * view.rate)}/min" if view.rate else ""
+    now = rate(view.rate) if view.rate else ""
     still = f"{duration(view.left_seconds)} left" if left and view.left_seconds is not None else ""
-    return ", ".join(text for text in (rate, still) if text)
+    return ", ".join(text for text in (now, still) if text)
 
 
 def _tasks(view: JobView) -> str:
@@ -206,8 +206,8 @@ def _tasks(view: JobView) -> str:
 def _counters(view: JobView) -> str:
     texts = []
     for name, value in view.counters.items():
-        rate = view.rates.get(name, 0.0)
-        texts.append(f"{name} {si(round(value))}" + (f" ({si(rate)}/s)" if rate else ""))
+        growth = view.rates.get(name, 0.0)
+        texts.append(f"{name} {si(round(value))}" + (f" ({rate(growth)})" if growth else ""))
     return ", ".join(texts)
 
 

@@ -2,6 +2,8 @@
 
 >>> si(1234567), size(2_500_000), duration(75), duration(0.25)
 ('1.23 M', '2.50 MB', '1 min 15 s', '0.25 s')
+>>> price(1234.5), price(0.00259), rate(35.912), rate(0.5)
+('1,234.50', '0.0026', '35.9/s', '30.0/min')
 """
 
 import time
@@ -33,6 +35,18 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def price(value: float) -> str:
+    """Money: two digits after the point, or the first two that matter of less than a unit."""
+    return f"{value:,.2f}" if abs(value) >= 1 or not value else f"{value:.2g}"
+
+
+def rate(per_second: float) -> str:
+    """How often something happens, with three digits."""
+    if per_second >= 1000:
+        return f"{si(per_second)}/s"
+    return f"{_three(per_second)}/s" if per_second >= 1 else f"{_three(60 * per_second)}/min"
 
 
 def moment(seconds: float) -> str:

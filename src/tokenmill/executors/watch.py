@@ -5,6 +5,7 @@
 One look lists the commit records and reads only what is new since the last look.
 """
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ _MAIN = ("tokens", "documents_out", "documents", "lines", "words", "requests")
 _MOST_MAIN = 2
 _LAST_BYTES = 2000
 _WIDTH = 160
+_STAMP = re.compile(r"^\d{4}-\d\d-\d\d (\d\d:\d\d:\d\d),\d{3} [A-Z]+ ")
+"""How lines of attempts' logs begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +229,7 @@ def last_line(url: str) -> str:
     except InputError:
         return ""
     spoken = [line.strip() for line in lines if line.strip()]
-    return spoken[-1][:_WIDTH] if spoken else ""
+    return _STAMP.sub(r"\1 ", spoken[-1])[:_WIDTH] if spoken else ""
 
 
 def _left_seconds(left: int, at_work: int, usage: Usage, rate: float) -> float | None:
