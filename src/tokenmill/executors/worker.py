@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import tokenmill
 from tokenmill.errors import GangError, TokenmillError, VersionError
@@ -157,6 +157,13 @@ def redactor(values: Iterable[str] = ()) -> secrets.Redactor:
 def variable(name: str) -> str:
     """Value of a variable of the environment that a person named; empty if it is not set."""
     return os.environ.get(name, "")
+
+
+def environment(names: Collection[str]) -> dict[str, str]:
+    """The variables of these names, and what SLURM's own programs need."""
+    own = ("SLURM_", "SBATCH_", "SPANK_", "FAKE_SLURM_")
+    wanted = {*names, "PATH", "LD_LIBRARY_PATH"}
+    return {name: os.environ[name] for name in os.environ if name in wanted or name.startswith(own)}
 
 
 def allocated_tasks() -> int:
