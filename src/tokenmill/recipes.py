@@ -36,13 +36,14 @@ class _RecipeValues:
     secrets: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str, overrides: Sequence[str] = (), *, need_inputs: bool = True) -> Recipe:
     """Recipe of a YAML file with overrides put in; every job's config is built and complete.
 
     Args:
         path: a file, or the name of a recipe in ``configs/recipes``. The text ``${inputs.NAME}`` in a
             config means the path of that recipe input.
         overrides: ``key.key=value``; the value is YAML.
+        need_inputs: whether the recipe's inputs must be there; a rehearsal does without.
 
     Raises:
         ConfigError: the file, an override, the graph or the config of a job is wrong.
@@ -60,7 +61,10 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
         name: _fill(job, recipe.inputs, values.place.at("jobs", name)) for name, job in recipe.jobs.items()
     }
     checked = tuple(_job(name, job, values.place.at("jobs", name)) for name, job in jobs.items())
-    inputs = {name: _input_urls(name, value, values.place) for name, value in recipe.inputs.items()}
+    inputs = {
+        name: _input_urls(name, value, values.place) if need_inputs else _as_named(value)
+        for name, value in recipe.inputs.items()
+    }
     return Recipe(name=recipe.name, inputs=inputs, jobs=checked, secrets=recipe.secrets)
 
 
@@ -162,6 +166,12 @@ def _with_config(job: Job, place: Place) -> Job:
     _, cls = config.load_entry(job.entry, str(place.at("entry")))
     built = config.build(cls, job.config, place.at("config"))
     return dataclasses.replace(job, config=config.plain(built))
+
+
+def _as_named(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Absolute URLs of a recipe input, whether it is there or not."""
+    named = [value] if isinstance(value, str) else value or ["not-given"]
+    return tuple(storage.absolute(url) for url in named)
 
 
 def _input_urls(name: str, value: str | Sequence[str] | None, place: Place) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import typer
 
 from tokenmill import recipes, storage
 from tokenmill.cli.command import (
+    ControllerOption,
     DetachOption,
     Output,
     RecipeArgument,
@@ -20,10 +21,13 @@ from tokenmill.cli.command import (
     command,
 )
 from tokenmill.cli.placement import Placement, make_executor, recalled, remember
+from tokenmill.cli.rehearsing import Rehearsal, show_rehearsal
 from tokenmill.cli.telling import Teller, Telling, recalled_telling, remember_telling
 from tokenmill.executors import report as reports
 from tokenmill.executors import secrets, worker
 from tokenmill.executors.cancel import cancel as cancel_run
+from tokenmill.executors.cancel import cancel_shard
+from tokenmill.executors.controller import check_kind, hand_over
 from tokenmill.executors.driver import run_recipe
 from tokenmill.executors.job import Recipe
 from tokenmill.executors.launch import Executor
@@ -42,6 +46,7 @@ class Manner:
 
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False
     detach: DetachOption = False
+    controller: ControllerOption = "process"
 
 
 @command
@@ -61,8 +66,12 @@ def run(
     if manner.dry_run:
         _show_plan(output, loaded, run_dir, executor)
     else:
-        work = _Work(recipe=_with_secrets(loaded, executor), executor=executor, detach=manner.detach)
-        _drive(work, run_dir, placement, telling, output)
+        check_kind(manner.controller, executor)
+        detach = manner.detach or manner.controller != "process"
+        work = Work(recipe=with_secrets(loaded, executor), executor=executor, detach=detach)
+        follow(work, run_dir, placement, telling, output)
+        if manner.controller != "process":
+            hand_over(run_dir, manner.controller, executor)
 
 
 @command
@@ -71,10 +80,14 @@ def plan(
     run_dir: RunOption,
     overrides: SetOption = None,
     *,
+    rehearsal: Rehearsal,
     placement: Placement,
     output: Output,
 ) -> None:
     """Show jobs, shards, scripts and core-hours; write and submit nothing."""
+    if rehearsal.simulate:
+        show_rehearsal(output, recipe, overrides or (), run_dir, rehearsal)
+        return
     loaded = recipes.load_recipe(recipe, overrides or ())
     _show_plan(output, loaded, run_dir, make_executor(placement, only_look=True))
 
@@ -83,6 +96,7 @@ def plan(
 def resume(
     run_dir: RunArgument,
     detach: DetachOption = False,
+    controller: ControllerOption = "process",
     *,
     placement: Placement,
     telling: Telling,
@@ -92,34 +106,45 @@ def resume(
     loaded = recipes.recipe_of_run(read_run(run_dir)["recipe"], storage.join(run_dir, "run.json"))
     placement = recalled(run_dir, placement)
     executor = make_executor(placement)
-    loaded = _with_secrets(loaded, executor)
-    work = _Work(recipe=loaded, executor=executor, detach=detach, retry_failed=True)
-    _drive(work, run_dir, placement, recalled_telling(run_dir, telling), output)
+    check_kind(controller, executor)
+    loaded = with_secrets(loaded, executor)
+    detach = detach or controller != "process"
+    work = Work(recipe=loaded, executor=executor, detach=detach, retry_failed=True)
+    follow(work, run_dir, placement, recalled_telling(run_dir, telling), output)
+    if controller != "process":
+        hand_over(run_dir, controller, executor)
 
 
 @command
 def cancel(
     run_dir: RunArgument,
-    job: Annotated[str, typer.Argument(metavar="[JOB]", help="Only this job.")] = "",
+    job: Annotated[
+        str, typer.Argument(metavar="[JOB[/SHARD]]", help="Only this job, or one of its shards.")
+    ] = "",
     *,
     placement: Placement,
     output: Output,
 ) -> None:
     """End what runs; ``run`` and ``resume`` go on where it stopped."""
     read_run(run_dir)
+    if "/" in job:
+        sentence = cancel_shard(run_dir, job)
+        output.show(sentence, lambda: print(sentence))
+        return
     executor = make_executor(recalled(run_dir, placement))
     ended = cancel_run(run_dir, executor, job or None)
     output.show(ended, lambda: print("cancelled:", ", ".join(ended) or "nothing was left to do"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Work:
+class Work:
     """What a driver is to do."""
 
     recipe: Recipe
     executor: Executor
     detach: bool
     retry_failed: bool = False
+    relay: Callable[[], bool] | None = None
 
 
 class _Follower:
@@ -156,7 +181,7 @@ class _Follower:
         return self._watcher.look(self._last) if self._watcher is not None else []
 
 
-def _drive(work: _Work, run_dir: str, placement: Placement, telling: Telling, output: Output) -> None:
+def follow(work: Work, run_dir: str, placement: Placement, telling: Telling, output: Output) -> None:
     """Run to the end with progress on stderr; the report is written even if a job failed."""
     redactor = worker.redactor(secrets.known_values(work.recipe.secrets))
     teller = Teller(run_dir, telling, work.executor, redactor)
@@ -172,6 +197,7 @@ def _drive(work: _Work, run_dir: str, placement: Placement, telling: Telling, ou
                 work.executor,
                 retry_failed=work.retry_failed,
                 detach=work.detach,
+                relay=work.relay,
                 on_change=follower.on_change,
             )
     except BaseException as raised:
@@ -183,11 +209,12 @@ def _drive(work: _Work, run_dir: str, placement: Placement, telling: Telling, ou
             page = reports.write_report(run_dir, redactor)
             value = {"run": run_dir, "report": page, "jobs": [plain(view) for view in views]}
             output.show(value, lambda: print_views(views, f"report: {page}"), quiet=page)
-            if not work.detach and not isinstance(error, KeyboardInterrupt):
+            is_over = error is not None or all(view.status.state == "complete" for view in views)
+            if is_over and not isinstance(error, KeyboardInterrupt):
                 teller.end(views, error)
 
 
-def _with_secrets(recipe: Recipe, executor: Executor) -> Recipe:
+def with_secrets(recipe: Recipe, executor: Executor) -> Recipe:
     """The recipe with the files of its secrets and the site's, checked as far as this machine has them.
 
     Raises:

@@ -6,6 +6,6 @@
                     │                                                               │
                  outcome <── usage <───────────────── ledger (in memory) <──────────┘
 
-``scenario`` says what is assumed, ``events`` is the clock, ``cluster`` queues, starts and kills tasks, ``tasks``
-follows the worker's rules, ``compare`` runs variants, ``show`` prints them and writes the page.
+``scenario`` says what is assumed, ``events`` is the clock, ``cluster`` queues, starts and kills tasks,
+``tasks`` follows the worker's rules, ``compare`` runs variants, ``show`` and ``picture`` are for people.
 """

@@ -15,6 +15,15 @@ from tokenmill.executors.array import SHORTEST_PAUSE
 from tokenmill.executors.simulation.events import Events
 from tokenmill.executors.simulation.scenario import Faults, Machines
 
+CLASSES = {
+    "killed": "killed",
+    "preempted": "preempted",
+    "node lost": "node",
+    "timeout": "timeout",
+    "cancelled": "cancelled",
+}
+"""Cause of death -> class of failure (see ``executors.failures``)."""
+
 
 class SimulatedTask:
     """One array task, or all ranks of a gang."""
@@ -22,13 +31,17 @@ class SimulatedTask:
     __slots__ = (
         "alive",
         "attempt_began",
+        "began_at",
         "crew",
         "deadline",
+        "ended_at",
+        "ended_well",
         "factor",
         "free_share",
         "generation",
         "index",
         "is_helping",
+        "last_shard",
         "mean_seconds",
         "num_attempts",
         "pause",
@@ -59,6 +72,11 @@ class SimulatedTask:
         self.shard = -1
         self.generation = 0
         """Of its lease: how many had the shard before."""
+        self.began_at = self.ended_at = 0.0
+        """When it could take shards, and when it was gone."""
+        self.ended_well = False
+        self.last_shard = -1
+        """What it worked on when it died."""
         self.attempt_began = 0.0
         self.record: dict[str, Any] = {}
         """Of its attempt."""
@@ -110,6 +128,10 @@ class Crew:
     """A task has ended badly."""
     tasks: set[SimulatedTask] = field(default_factory=set)
     """Tasks that run."""
+    ends: dict[int, str] = field(default_factory=dict)
+    """Task that died -> class of its end, as the scheduler would tell."""
+    exclude: frozenset[str] = frozenset()
+    """Nodes to avoid."""
 
     @property
     def live(self) -> bool:
@@ -178,18 +200,34 @@ class Cluster:
         passed: list[tuple[Crew, int, int, float]] = []
         while self._queue and self._free:
             crew, first, end, since = self._queue.popleft()
-            if crew.width > len(self._free):
+            slots = self._take_slots(crew)
+            if not slots:
                 passed.append((crew, first, end, since))
                 continue
             task = SimulatedTask(crew, first, crew.width)
-            task.slots = [self._free.pop() for _ in range(crew.width)]
-            self._used.update(task.slots)
+            task.slots = slots
             self._next_start = max(self.events.now, self._next_start) + 1 / self.machines.starts_per_second
             self.wait_seconds += self._next_start - since
             self.events.at(self._next_start, functools.partial(self._start, task))
             if first + 1 < end:
                 self._queue.appendleft((crew, first + 1, end, since))
         self._queue.extendleft(reversed(passed))
+
+    def _take_slots(self, crew: Crew) -> list[int]:
+        """Slots for a task of a crew; none if there are too few."""
+        if not crew.exclude:
+            slots = self._free[-crew.width :] if crew.width <= len(self._free) else []
+            del self._free[len(self._free) - len(slots) :]
+        else:
+            good = [slot for slot in self._free if self._name(slot) not in crew.exclude]
+            slots = good[-crew.width :] if crew.width <= len(good) else []
+            for slot in slots:
+                self._free.remove(slot)
+        self._used.update(slots)
+        return slots
+
+    def _name(self, slot: int) -> str:
+        return f"node{slot // self.machines.slots_per_node:05d}"
 
     # tasks
 
@@ -225,18 +263,22 @@ class Cluster:
     def die(self, task: SimulatedTask, cause: str) -> None:
         """End a task badly."""
         self.num_deaths += 1
+        task.last_shard = task.shard
+        task.crew.ends[task.index] = CLASSES[cause]
         task.crew.interrupt(task, cause)
-        self.end(task, failed=True)
+        self.end(task, failed=True, died=True)
 
     def host(self, task: SimulatedTask) -> str:
         """Name of the node of a task."""
-        return f"node{task.slots[0] // self.machines.slots_per_node:05d}"
+        return self._name(task.slots[0])
 
-    def end(self, task: SimulatedTask, *, failed: bool = False) -> None:
+    def end(self, task: SimulatedTask, *, failed: bool = False, died: bool = False) -> None:
         """End a task: its slots are free again, unless their node is away."""
         if not task.alive:
             return
         task.alive = False
+        task.ended_at = self.events.now
+        task.ended_well = not died
         task.turn += 1
         crew = task.crew
         crew.tasks.discard(task)
@@ -276,8 +318,7 @@ class Cluster:
             self.num_queued -= sum(end - first for _, first, end, _ in queued)
             self.num_queued -= sum(end - first for first, end in crew.waiting)
             for task in list(crew.tasks):
-                crew.interrupt(task, "cancelled")
-                self.end(task, failed=True)
+                self.die(task, "cancelled")
             crew.left, crew.failed = 0, True
             self._check_children(crew)
 

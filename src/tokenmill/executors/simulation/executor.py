@@ -24,6 +24,7 @@ class SimulatedExecutor:
     def __init__(self, cluster: Cluster, jobs: Mapping[str, SimulatedJob]) -> None:
         self.cluster, self.jobs = cluster, jobs
         self.poll_seconds = cluster.machines.poll_seconds
+        self.settle_seconds = cluster.machines.settle_seconds
         self.calls: Counter[str] = Counter()
 
     def num_tasks(self, wanted: int) -> int:
@@ -39,12 +40,10 @@ class SimulatedExecutor:
         record_intent(launch, self.name)
         known = self.cluster.crews
         after = tuple(known[parent.token] for parent in launch.after if parent.token in known)
-        job = launch.folder.job
-        limit = float(job.resources.time_seconds)
-        crew = self.jobs[job.name].crew(launch.token, launch.num_tasks, limit, after)
+        crew = self.jobs[launch.folder.job.name].crew(launch, after)
         chunks = chunks_of(launch, self.cluster.machines.max_array_size)
         self.calls["sbatch"] += len(chunks)
-        arrays = [(chunk.first_task, 1 if job.layout == "gang" else chunk.num_tasks) for chunk in chunks]
+        arrays = [(chunk.first_task, 1 if crew.width > 1 else chunk.num_tasks) for chunk in chunks]
         self.cluster.submit(crew, arrays)
 
     def live(self, launches: Sequence[Launch]) -> set[str]:
@@ -52,6 +51,15 @@ class SimulatedExecutor:
         self.calls["squeue"] += bool(launches)
         crews = self.cluster.crews
         return {launch.token for launch in launches if launch.token in crews and crews[launch.token].live}
+
+    def ends(self, launch: Launch) -> dict[str, str]:
+        """Classes of the ends of tasks that died."""
+        self.calls["sacct"] += 1
+        crew = self.cluster.crews.get(launch.token)
+        return {f"{launch.token}_{task}": kind for task, kind in crew.ends.items()} if crew else {}
+
+    def nudge(self, launches: Sequence[Launch]) -> None:
+        """Nothing: tasks look up by themselves."""
 
     def cancel(self, launches: Sequence[Launch]) -> None:
         """End the tasks of launches."""

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from tokenmill.executors.job import Shard
+from tokenmill.executors.commits import PER_SEGMENT
 from tokenmill.executors.ledger import FORMAT, JobFolder
+from tokenmill.executors.plan_file import Plan
+from tokenmill.executors.simulation.cluster import SimulatedTask
 from tokenmill.executors.simulation.events import Events
 
 
@@ -33,6 +35,11 @@ class SimulatedFolder(JobFolder):
         self.aside: dict[int, str] = {}
         self.taken: dict[str, dict[int, int]] = {}
         self.stops = 0
+        self.reads = 0
+        """Files and folders that the controller has read."""
+        self.beat_seconds = 10.0
+        self.pulses: dict[str, dict[int, SimulatedTask]] = {}
+        """Tasks of a launch that have begun."""
         self.seconds = 0.0
         self._planned = False
         self._published = False
@@ -40,21 +47,23 @@ class SimulatedFolder(JobFolder):
     # the plan
 
     @cached_property
-    def _shards(self) -> list[Shard]:
-        return [Shard(index=index, inputs={}) for index in range(self.size)]
+    def _plan(self) -> Plan:
+        rows = [b'{"shard":%d,"pieces":{}}' % shard for shard in range(self.size)]
+        return Plan({"files": {}}, rows)
 
     def publish_plan(self) -> None:
         """Make the plan."""
         self._planned = True
 
-    def ensure_plan(self) -> list[Shard]:
+    def ensure_plan(self) -> Plan:
         """The plan; made now if there is none."""
         self._planned = True
-        return self._shards
+        return self._plan
 
-    def plan(self) -> list[Shard]:
+    def plan(self) -> Plan:
         """The plan."""
-        return self._shards
+        self.reads += 1
+        return self._plan
 
     def num_shards(self) -> int | None:
         """Number of shards; None before the plan is made."""
@@ -72,15 +81,36 @@ class SimulatedFolder(JobFolder):
 
     def leased(self, launch: str) -> dict[int, int]:
         """Shards taken within a launch, with the newest generation of their leases."""
+        self.reads += 1
         return dict(self.taken.get(launch, {}))
 
     def beats(self, launch: str) -> dict[int, dict[str, Any]]:
-        """None: what simulated tasks know of each other does not go through files."""
-        return {}
+        """Last sign of life of every task of a launch that gave one, by its number."""
+        tasks = self.pulses.get(launch, {})
+        self.reads += 1 + len(tasks)
+        return {number: self._beat_of(task) for number, task in tasks.items()}
 
     def beat(self, launch: str, task: int) -> dict[str, Any] | None:
-        """None: what simulated tasks know of each other does not go through files."""
-        return None
+        """Last sign of life of a task; None if it gave none."""
+        self.reads += 1
+        found = self.pulses.get(launch, {}).get(task)
+        return None if found is None else self._beat_of(found)
+
+    def _beat_of(self, task: SimulatedTask) -> dict[str, Any]:
+        seen = self.events.now if task.alive else task.ended_at
+        return {
+            "task": task.index,
+            "host": "simulated",
+            "pid": 0,
+            "process_started": "",
+            "machine": "simulated",
+            "number": 1 + int((seen - task.began_at) / self.beat_seconds),
+            "state": "ended" if task.ended_well else "working" if task.shard >= 0 else "idle",
+            "shard": task.shard if task.alive else task.last_shard,
+            "seconds": max(0.0, seen - task.attempt_began),
+            "uptime_seconds": seen - task.began_at,
+            "rss_bytes": 0,
+        }
 
     def write_attempt(self, record: Mapping[str, Any]) -> None:
         """Keep the record of an attempt; the controller rewrites those of dead tasks."""
@@ -105,11 +135,26 @@ class SimulatedFolder(JobFolder):
         Args:
             part: only those with this in their name: ``00007.`` for a shard, the token of a launch.
         """
+        self.reads += 1
         if part.endswith("."):
             tries = self.by_shard.get(int(part[:-1]), [])
         else:
             tries = [record for record in self.tries.values() if part in str(record["attempt"])]
+        self.reads += len(tries)
         return sorted(map(dict, tries), key=lambda record: (record["shard"], record["started"]))
+
+    def is_settled(self, shard: int) -> bool:
+        """True if work on a shard is in vain: it is done, or set aside."""
+        return shard in self.finished or shard in self.aside
+
+    def num_idle_launches(self) -> int:
+        """Newest launches, without a gap, in which no task began an attempt."""
+        idle = 0
+        for launch in reversed(self.launch_order()):
+            if self.taken.get(launch):
+                break
+            idle += not self.intent(launch)["after"]
+        return idle
 
     def num_stopped(self) -> int:
         """Number of attempts that stopped on request."""
@@ -117,7 +162,12 @@ class SimulatedFolder(JobFolder):
 
     def done(self) -> set[int]:
         """Shards that are done; a set of its own, as a listing is."""
+        self.reads += 1 + self.size // PER_SEGMENT
         return set(self.finished)
+
+    def fold_commits(self) -> int:
+        """Nothing: records in memory need no folding."""
+        return 0
 
     def commits(self) -> Iterator[dict[str, Any]]:
         """None: a simulated job writes no output."""
@@ -129,6 +179,7 @@ class SimulatedFolder(JobFolder):
 
     def quarantined(self) -> dict[int, str]:
         """Shards set aside, with the last error."""
+        self.reads += 1 + len(self.aside)
         return dict(self.aside)
 
     def manifest(self) -> dict[str, Any] | None:

@@ -103,12 +103,20 @@ class Machines:
     """Seconds of one call on the shared file system, where a task makes many of them in a row."""
     poll_seconds: float = 10.0
     """Seconds between two looks of the controller."""
+    settle_seconds: float = 3.0
+    """Seconds for which a launch must be out of the queue before the controller judges it."""
 
     def __post_init__(self) -> None:
         """Refuse values that no cluster can have."""
         for name in ("slots", "slots_per_node", "max_tasks", "max_array_size"):
             at_least(name, getattr(self, name), 1)
-        for name in ("queue_wait_seconds", "queue_wait_sigma", "start_seconds", "call_seconds"):
+        for name in (
+            "queue_wait_seconds",
+            "queue_wait_sigma",
+            "start_seconds",
+            "call_seconds",
+            "settle_seconds",
+        ):
             at_least(name, getattr(self, name), 0)
         for name in ("starts_per_second", "poll_seconds"):
             at_least(name, getattr(self, name), 0.001)

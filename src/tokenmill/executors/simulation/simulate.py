@@ -36,12 +36,16 @@ class Load:
     """Mean CPU seconds of a look, measured on this machine with the shards' records in memory."""
     longest_tick_seconds: float
     """Most CPU seconds of a look."""
+    tick_reads: float
+    """Mean files and folders that the controller reads in a look."""
     scheduler_calls: Mapping[str, int]
     """Calls of the scheduler's programs, by name."""
     operations: Mapping[str, int]
     """Calls of tasks on the file system, by kind."""
     peak_operations_per_second: float
     """Most of these per second, over ten seconds."""
+    operations_over_time: Sequence[tuple[float, float]] = ()
+    """Seconds since the start, and calls on the file system per second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +152,7 @@ class _Run:
             nodes[name] = replace(node, folder=folder)
         write_run(recipe, url, nodes)
         self.executor = SimulatedExecutor(cluster, jobs)
-        self.driver = Driver(nodes, self.executor)
+        self.driver = Driver(nodes, self.executor, clock=lambda: self.events.now)
         self.ticks: list[float] = []
         self.moments: list[Moment] = []
 
@@ -193,9 +197,11 @@ class _Run:
                 ticks=len(self.ticks),
                 tick_seconds=sum(self.ticks) / len(self.ticks),
                 longest_tick_seconds=max(self.ticks),
+                tick_reads=sum(folder.reads for folder in self.folders.values()) / len(self.ticks),
                 scheduler_calls=dict(self.executor.calls),
                 operations=dict(self.usage.operations),
                 peak_operations_per_second=self.usage.peak_per_second,
+                operations_over_time=self.usage.over_time(),
             ),
             moments=self.moments,
             failures=self.driver.failures(),

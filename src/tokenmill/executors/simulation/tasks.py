@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from tokenmill.executors.array import LONGEST_PAUSE, MOST_HANDS, SAMPLE, SHORTEST_PAUSE
 from tokenmill.executors.job import Job
+from tokenmill.executors.launch import Launch
 from tokenmill.executors.leases import BEATS_PER_LEASE, Held, choose, straggler_seconds
 from tokenmill.executors.simulation.cluster import Cluster, Crew, SimulatedTask
 from tokenmill.executors.simulation.events import Events, Unclaimed
@@ -96,6 +97,7 @@ class SimulatedJob:
         self.elapsed: dict[int, float] = {}
         """Seconds that committed attempts took, by shard."""
         self._beat_seconds = job.resources.lease_seconds / BEATS_PER_LEASE
+        self._most_shards = job.resources.max_shards
         self._running: dict[int, list[SimulatedTask]] = {}
         self._oldest: deque[tuple[SimulatedTask, int]] = deque()
         self._silent: dict[int, float] = {}
@@ -104,16 +106,17 @@ class SimulatedJob:
 
     # tasks begin and end
 
-    def crew(self, token: str, num_tasks: int, time_seconds: float, after: tuple[Crew, ...]) -> Crew:
+    def crew(self, launch: Launch, after: tuple[Crew, ...]) -> Crew:
         """The tasks of a launch of this job."""
         gang = self.job.layout == "gang"
         return Crew(
-            token=token,
+            token=launch.token,
             job=self.job.name,
-            num_tasks=1 if gang else num_tasks,
-            width=num_tasks if gang else 1,
-            time_seconds=time_seconds,
+            num_tasks=1 if gang else launch.num_tasks,
+            width=launch.num_tasks if gang else 1,
+            time_seconds=float(launch.asked.time_seconds),
             after=after,
+            exclude=frozenset(launch.exclude),
             begin=self.begin,
             interrupt=self.interrupt,
         )
@@ -128,9 +131,10 @@ class SimulatedJob:
             free = [shard not in finished and shard not in aside for shard in range(size)]
             self._unclaimed[token] = Unclaimed(free)
             self._silent.clear()
+        self.folder.pulses.setdefault(token, {})[task.index] = task
+        task.began_at = self.setting.events.now
         task.position = task.index * size // max(1, task.crew.num_tasks)
         task.scanned = 0
-        task.free_share = self._unclaimed[token].left / size
         self._touch("list", 3 + size // _PER_FOLDER)
         self._next(task)
 
@@ -170,9 +174,11 @@ class SimulatedJob:
     def _next(self, task: SimulatedTask) -> None:
         if task.is_helping:
             self._look(task)
-        elif not self._leaves(task, task.mean_seconds):
+        elif not self._may_begin(task):
             self._end(task)
         else:
+            if task.num_attempts <= 1:  # the leases are listed when the first shard is behind
+                task.free_share = self._unclaimed[task.crew.token].left / self.folder.size
             before = task.scanned
             shard = self._claim(task)
             refused = round((task.scanned - before) * task.free_share)
@@ -188,11 +194,17 @@ class SimulatedJob:
         self._spend("overhead", task)
         if task.repeats:
             self._attempt(task, task.repeats.pop(), 0)
-        elif task.crew.num_tasks > 1:
+        elif task.crew.num_tasks > 1 and self._has_room(task):
             task.is_helping = True
             self._begin_to_help(task)
         else:
             self._end(task)
+
+    def _may_begin(self, task: SimulatedTask) -> bool:
+        return self._has_room(task) and self._leaves(task, task.mean_seconds)
+
+    def _has_room(self, task: SimulatedTask) -> bool:
+        return not self._most_shards or task.num_attempts < self._most_shards
 
     def _leaves(self, task: SimulatedTask, seconds: float) -> bool:
         """The worker's rule: something is begun only if it would end before the limit."""
@@ -228,7 +240,7 @@ class SimulatedJob:
     def _look(self, task: SimulatedTask) -> None:
         """One look of an idle task at what others hold."""
         self._hands.add(task)
-        if self._is_over() or not self._leaves(task, task.mean_seconds):
+        if self._is_over() or not self._may_begin(task):
             self._end(task)
             return
         held = self._held(task)
@@ -303,7 +315,7 @@ class SimulatedJob:
             "launch": task.crew.token,
             "host": self.setting.cluster.host(task),
             "task": task.index,
-            "scheduler_id": "",
+            "scheduler_id": f"{task.crew.token}_{task.index}",
             "pid": 0,
             "started": task.attempt_began,
             "outcome": "running",

@@ -50,3 +50,8 @@ class Usage:
     def peak_per_second(self) -> float:
         """Most calls per second over a bin."""
         return max(self.bins.values(), default=0) / BIN_SECONDS
+
+    def over_time(self) -> list[tuple[float, float]]:
+        """Seconds since the start, and calls on the file system per second."""
+        last = max(self.bins, default=-1)
+        return [(number * BIN_SECONDS, self.bins[number] / BIN_SECONDS) for number in range(last + 1)]
