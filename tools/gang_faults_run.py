@@ -72,9 +72,7 @@ class GangRun:
                 [*words, "--quiet", *self.executor], env=self.environment, stdout=file, stderr=file
             )
             try:
-                for fault in faults:
-                    if (held := self._held(fault.step, driver)) is not None:
-                        fault.act(self, held)
+                self._disturb(driver, faults)
                 self.code = driver.wait(END_SECONDS)
             finally:
                 driver.kill()
@@ -82,6 +80,12 @@ class GangRun:
         self.seconds, self.said = time.monotonic() - began, output.read_text(errors="replace")
         print(f"{self.name}: driver ended with {self.code} after {self.seconds:.0f} s", flush=True)
         return self
+
+    def _disturb(self, driver: "subprocess.Popen[bytes]", faults: Sequence[Fault]) -> None:
+        for fault in faults:
+            held = self._held(fault.step, driver)
+            if held is not None:
+                fault.act(self, held)
 
     def _held(self, step: int, driver: "subprocess.Popen[bytes]") -> dict[str, Any] | None:
         """What rank 0 said when it began to wait; None if the driver ended first."""
@@ -174,3 +178,12 @@ def site(path: Path, **values: Any) -> Path:
     base = {"partition": "low", "environment": ["PATH", "HOME", "LANG"], "poll_seconds": 0.5}
     base |= {"variables": {"PYTHONPATH": f"{TOOLS}:{SOURCE}", "OMP_NUM_THREADS": "1"}, "signal_seconds": 30}
     return write_yaml(path, base | values)
+
+
+def row(
+    work: str, value: float, unit: str, *, exactly: float | None = None, at_most: float = 0
+) -> dict[str, Any]:
+    """One line of the table."""
+    good = value == exactly if exactly is not None else value <= at_most
+    limit = {"at_least": exactly, "at_most": exactly} if exactly is not None else {"at_most": at_most}
+    return {"work": work, "value": value, "unit": unit, "peer": None, "ratio": None, **limit, "ok": good}

@@ -5,6 +5,7 @@ is published, then the attempt is recorded as done. Death before the commit leav
 death after it leaves a finished shard.
 """
 
+import functools
 import io
 import logging
 import os
@@ -121,15 +122,8 @@ def run_attempt(
             redact=folder.redactor.text,
         )
         task.world = place.world or _file_world(task)
-
-        def end_hanging(error: GangError) -> None:
-            _write_end(folder, record, task, "error", error)
-            if reason := folder.hopeless(shard.index):
-                folder.quarantine(shard.index, reason)
-            os._exit(1)  # the thread of the entry may be stuck where no Python runs
-
-        gang = job.layout == "gang"
-        with watched(task, end_hanging) if gang and not place.in_driver else nullcontext():
+        end = functools.partial(_end_hanging, folder, record, task)
+        with watched(task, end) if job.layout == "gang" and not place.in_driver else nullcontext():
             outcome, error = _call(folder, task, record, heart)
         log.info("outcome: %s", outcome)
     _write_end(folder, record, task, outcome, error)
@@ -145,6 +139,14 @@ def _counting_requests(task: Task) -> typing.Iterator[None]:
     finally:
         if requests := dict(Counter(storage.requests()) - before):
             task.findings["requests"] = requests
+
+
+def _end_hanging(folder: JobFolder, record: Mapping[str, Any], task: Task, error: GangError) -> None:
+    """End this process: the thread of the entry may be stuck where no Python runs."""
+    _write_end(folder, record, task, "error", error)
+    if reason := folder.hopeless(task.shard.index):
+        folder.quarantine(task.shard.index, reason)
+    os._exit(1)
 
 
 def _file_world(task: Task) -> World:
@@ -305,9 +307,10 @@ def _attempt_log(folder: JobFolder, shard: int, attempt: str, rank: int) -> typi
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-        handler.close()
-        if buffer.getvalue():
-            storage.write_atomic(url, buffer.getvalue().encode())
+        with suppress(OSError, TokenmillError):  # a log is for people: without space for it the work stands
+            handler.close()
+            if buffer.getvalue():
+                storage.write_atomic(url, buffer.getvalue().encode())
 
 
 def shard_of(folder: JobFolder, job: Job) -> Shard:
