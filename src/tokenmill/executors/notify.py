@@ -31,7 +31,7 @@ from typing import Any
 from tokenmill.errors import ConfigError
 from tokenmill.executors.secrets import Redactor
 from tokenmill.executors.site import Mail
-from tokenmill.executors.units import duration, price
+from tokenmill.executors.units import duration, hours, price
 
 _PAUSES_SECONDS = (0.0, 1.0, 4.0, 15.0)
 """Before each try; half of it more or less, by chance."""
@@ -68,7 +68,7 @@ class Notice:
 
     def text(self) -> str:
         """The news in words."""
-        took = f"{self.usage.get('core_hours', 0.0):.3g} core-hours"
+        took = f"{hours(self.usage.get('core_hours', 0.0))} core-hours"
         if cost := self.usage.get("cost"):
             took += f", cost {price(cost)}"
         lines = [self.title(), f"{self.run} on {socket.gethostname()}, {duration(self.seconds)}, {took}"]

@@ -64,8 +64,8 @@ def _header(report: Mapping[str, Any]) -> str:
         (f"{totals['complete']} / {totals['jobs']}", "jobs complete"),
         (f"{totals['done']:,}", f"of {totals['shards']:,} shards done"),
         (units.duration(totals["wall_seconds"]), "wall time"),
-        (f"{totals['core_hours']:.3g}", "core-hours"),
-        *([(f"{totals['gpu_hours']:.3g}", "GPU-hours")] if totals["gpu_hours"] else []),
+        (units.hours(totals["core_hours"]), "core-hours"),
+        *([(units.hours(totals["gpu_hours"]), "GPU-hours")] if totals["gpu_hours"] else []),
         *([(units.price(totals["usage"]["cost"]), "cost")] if totals["usage"]["cost"] else []),
         (units.size(totals["output_bytes"]), f"in {totals['outputs']:,} output files"),
         (f"{totals['failed_attempts']:,}", f"of {totals['attempts']:,} attempts failed"),
@@ -154,22 +154,45 @@ def _usage(jobs: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     has = {key: bool(whole[key]) for key in ("gpu_hours", "cost")}
-    columns = ["job", "tasks", "task time", "core-hours", "used", "wasted"]
-    columns += ["GPU-hours"] * has["gpu_hours"] + ["memory", "of asked"] + ["cost"] * has["cost"]
-    every = [*rows, *([("together", whole)] if len(rows) > 1 else [])]
+    names = ["job", "tasks", "task time", "core-hours", "GPU-hours", "memory", "cost"]
+    left_out = [name for name, key in (("GPU-hours", "gpu_hours"), ("cost", "cost")) if not has[key]]
+    head = "".join(f"<th>{name}</th>" for name in names if name not in left_out)
+    lines = [
+        _usage_row(f'<a href="#job-{escape(name)}">{escape(name)}</a>', usage, has) for name, usage in rows
+    ]
+    if len(rows) > 1:
+        lines.append(_usage_row("together", {**whole, "memory_bytes": 0}, has))
     failures = ", ".join(f"{count:,} {kind}" for kind, count in whole["failures"].items())
-    note = f'<p class="quiet">failed and lost attempts: {escape(failures)}</p>' if failures else ""
-    lines = [_usage_row(name, usage, has, is_job=name != "together") for name, usage in every]
-    return f'<div class="usage">{table(columns, lines)}</div>{note}'
+    note = f"; failed and lost attempts: {escape(failures)}" if failures else ""
+    legend = (
+        '<i class="key c2"></i>used by CPUs <i class="key bad"></i>asked by attempts of which nothing is '
+        'left <i class="key"></i>the rest of what was asked'
+    )
+    return (
+        f'<div class="scroll"><table class="usage"><thead><tr>{head}</tr></thead>'
+        f'<tbody>{"".join(lines)}</tbody></table></div><p class="quiet">{legend}{note}</p>'
+    )
 
 
-def _usage_row(name: str, usage: Mapping[str, Any], has: Mapping[str, bool], *, is_job: bool) -> list[Any]:
-    asked, memory = usage["core_hours"], usage["memory_bytes"]
-    row: list[Any] = [name, usage["tasks"], units.duration(usage["task_seconds"]), f"{asked:.3g}"]
-    row += [_percent(usage["used_core_hours"], asked), _percent(usage["wasted_core_hours"], asked)]
-    row += [f"{usage['gpu_hours']:.3g}"] * has["gpu_hours"]
-    row += [units.size(usage["max_rss_bytes"]), _percent(usage["max_rss_bytes"], memory) if is_job else ""]
-    return row + [units.price(usage["cost"])] * has["cost"]
+def _usage_row(name: str, usage: Mapping[str, Any], has: Mapping[str, bool]) -> str:
+    asked, wasted = usage["core_hours"], usage["wasted_core_hours"]
+    used = max(0.0, min(usage["used_core_hours"], asked - wasted))
+    shares = [100 * part / asked if asked else 0 for part in (used, wasted)]
+    text = f"{units.hours(asked)} asked, {_percent(usage['used_core_hours'], asked)} used"
+    text += f", {_percent(wasted, asked)} wasted" if wasted else ""
+    hours = (
+        f'<div class="meter"><i class="c2" style="width:{shares[0]:.2f}%"></i>'
+        f'<i class="bad" style="width:{shares[1]:.2f}%"></i></div><span>{text}</span>'
+    )
+    memory = units.size(usage["max_rss_bytes"])
+    if most := usage["memory_bytes"]:
+        memory = _meter(
+            min(usage["max_rss_bytes"], most), most, "c1", f"{memory} of {units.size(most)} asked"
+        )
+    cells = [f"{usage['tasks']:,}", units.duration(usage["task_seconds"]), hours]
+    cells += [units.hours(usage["gpu_hours"])] * has["gpu_hours"]
+    cells += [memory, *[units.price(usage["cost"])] * has["cost"]]
+    return f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
 def _percent(part: float, whole: float) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tokenmill.executors.cost import total
 from tokenmill.executors.status import JobStatus
-from tokenmill.executors.units import duration, price, rate, si, size
+from tokenmill.executors.units import duration, hours, price, rate, si, size
 from tokenmill.executors.verify import Verification
 from tokenmill.executors.watch import JobView
 
@@ -167,8 +167,8 @@ def board(views: Sequence[JobView], queue: Mapping[str, str]) -> Group:
         said += [Text.assemble((f"{status.name}  ", "bold"), (text, "dim"), no_wrap=True) for text in words]
     usage = total([view.usage for view in views])
     took = [
-        f"{usage.core_hours:.3g} core-hours",
-        f"{usage.gpu_hours:.3g} GPU-hours" if usage.gpu_hours else "",
+        f"{hours(usage.core_hours)} core-hours",
+        f"{hours(usage.gpu_hours)} GPU-hours" if usage.gpu_hours else "",
     ]
     took += [f"cost {price(usage.cost)}" if usage.cost else "", _failures(usage.failures)]
     last = Text(f"{time.strftime('%H:%M:%S')}  {', '.join(text for text in took if text)}", "dim")

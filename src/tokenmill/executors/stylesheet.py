@@ -51,8 +51,10 @@ td { overflow-wrap: break-word } .funnel { min-width: 560px; width: 100% } .bars
 .funnel td { width: 24% }
 .funnel td:last-child { width: auto }
 .meter { height: 10px; border-radius: 3px; background: var(--line); overflow: hidden; margin-top: 5px }
-.meter i { display: block; height: 100%; min-width: 1px } .meter + span { font-size: 12px;
-  color: var(--soft) }
+.meter { display: flex } .meter i { display: block; height: 100%; min-width: 1px }
+.meter + span { font-size: 12px; color: var(--soft) } .usage .meter + span { white-space: nowrap }
+.usage { width: 100%; min-width: 680px } .usage td:nth-child(4) { width: 34% }
+i.key { background: var(--line) } i.bad { background: var(--bad) }
 .bars th { width: 38%; overflow-wrap: anywhere }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
   gap: 18px }
@@ -86,8 +88,9 @@ text { fill: var(--ink);
 .band.failed, .band.cancelled { fill: var(--bad) } .band.running { fill: var(--live) }
 .mark { fill: var(--bad); stroke: var(--card); stroke-width: 1.5 }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 13px; color: var(--soft) }
-.legend .key { display: inline-block; width: 14px; height: 4px; border-radius: 2px; margin-right: 6px;
-  vertical-align: middle }
+.legend .key, .quiet .key { display: inline-block; width: 14px; height: 4px; border-radius: 2px;
+  margin-right: 6px; vertical-align: middle }
+.quiet .key { margin-left: 12px } .quiet .key:first-child { margin-left: 0 }
 """
     + "".join(
         f".curve.c{n} {{ stroke: var(--p{n}) }} .dot.c{n} {{ fill: var(--p{n}) }}"

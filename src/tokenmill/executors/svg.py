@@ -40,7 +40,7 @@ def line_plot(x_label: str, y_label: str, lines: Mapping[str, Sequence[Sequence[
         return '<p class="quiet">no points</p>'
     x_ticks = ticks(min(x for x, _ in points), max(x for x, _ in points), 6)
     y_ticks = ticks(min(y for _, y in points), max(y for _, y in points), 5)
-    left, right, top, bottom = 62.0, 628.0, 14.0, 250.0
+    left, right, top, bottom = 62.0, 616.0, 14.0, 250.0
 
     def place(point: Point) -> Point:
         return (

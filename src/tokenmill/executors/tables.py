@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tokenmill.executors.preview import JobPreview
 from tokenmill.executors.progress import COLOURS, shards_done
-from tokenmill.executors.units import duration, price
+from tokenmill.executors.units import duration, hours, price
 from tokenmill.executors.watch import JobView
 
 
@@ -33,7 +33,7 @@ def print_views(views: Sequence[JobView], last: str = "") -> None:
     for view in views:
         status, usage = view.status, view.usage
         row = [status.name, status.state, shards_done(status), str(status.failed)]
-        row += [duration(usage.task_seconds), f"{usage.core_hours:.3g}"]
+        row += [duration(usage.task_seconds), hours(usage.core_hours)]
         rows.append(row + [price(usage.cost)] * has_cost)
     columns = ["job", "state", "shards", "failed", "task time", "core-hours", *["cost"] * has_cost]
     print_table(columns, rows)

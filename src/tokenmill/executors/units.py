@@ -2,8 +2,8 @@
 
 >>> si(1234567), size(2_500_000), duration(75), duration(0.25)
 ('1.23 M', '2.50 MB', '1 min 15 s', '0.25 s')
->>> price(1234.5), price(0.00259), rate(35.912), rate(0.5)
-('1,234.50', '0.0026', '35.9/s', '30.0/min')
+>>> price(1234.5), price(0.0259), price(1e-5), hours(0.0617), hours(8.9e-5), rate(35.912), rate(0.5)
+('1,234.50', '0.03', '< 0.01', '0.0617', '< 0.001', '35.9/s', '30.0/min')
 """
 
 import time
@@ -38,8 +38,15 @@ def duration(seconds: float) -> str:
 
 
 def price(value: float) -> str:
-    """Money: two digits after the point, or the first two that matter of less than a unit."""
-    return f"{value:,.2f}" if abs(value) >= 1 or not value else f"{value:.2g}"
+    """Money, with two digits after the point."""
+    return "< 0.01" if 0 < value < 0.01 else f"{value:,.2f}"
+
+
+def hours(value: float) -> str:
+    """Core-hours or GPU-hours, with three digits."""
+    if 0 < value < 0.001:
+        return "< 0.001"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def rate(per_second: float) -> str:
