@@ -37,8 +37,14 @@ def make_recipe(path: Path, inputs: dict[str, Any], holds: Sequence[tuple[int, s
     """The quickstart's recipe with training that waits to be disturbed."""
     value = yaml.safe_load((ROOT / "configs/recipes/quickstart.yaml").read_text())
     train = value["jobs"]["train"]
-    trainer = train["config"] | {"preset": "micro", "num_steps": STEPS, "checkpoint_every_steps": SAVE_STEPS}
-    trainer |= {"microbatch_size": 2, "log_every_steps": 1, "device": "cpu", "heldout_every_steps": 20}
+    trainer = train["config"] | {"preset": "test", "num_steps": STEPS, "checkpoint_every_steps": SAVE_STEPS}
+    trainer |= {
+        "seq_len": 64,
+        "microbatch_size": 2,
+        "log_every_steps": 1,
+        "device": "cpu",
+        "heldout_every_steps": 20,
+    }
     trainer["schedule"] = trainer["schedule"] | {"warmup_steps": 5}
     train["entry"] = "gang_faults_entry.run"
     train["config"] = {"trainer": trainer, "holds": [{"step": step, "where": where} for step, where in holds]}
