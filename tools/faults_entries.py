@@ -23,6 +23,8 @@ class UpperConfig:
     """Raise at this line while the file ``flag`` exists."""
     flag: str = ""
     """Path of a file."""
+    tell: str = ""
+    """Name of a variable whose value is printed, logged, and part of the error at ``fail_on``."""
     slow_factor: float = 1.0
     """The process that makes the file ``flag`` sleeps so many times longer; all others as they should."""
 
@@ -52,6 +54,9 @@ def upper(config: UpperConfig, task: Task) -> None:
     """Write every line in capitals."""
     lines = lines_of(task, "lines")
     task.tell(f"shard {task.shard.index} of {task.num_shards}")
+    if config.tell:
+        print("the value is", os.environ[config.tell], flush=True)
+        task.log.info("the value is %s", os.environ[config.tell])
     middle = len(lines) // 2
     with task.output(f"lines/{task.shard_name}.txt") as file:
         file.write(_capitals(config, lines[:middle]))
@@ -62,7 +67,7 @@ def upper(config: UpperConfig, task: Task) -> None:
 
 def _capitals(config: UpperConfig, lines: Sequence[str]) -> bytes:
     if config.fail_on in lines and Path(config.flag).exists():
-        raise ValueError(f"line {config.fail_on!r} cannot be done")
+        raise ValueError(f"line {config.fail_on!r} cannot be done {os.environ.get(config.tell, '')}")
     return "".join(f"{line.upper()}{'.' * config.pad_bytes}\n" for line in lines).encode()
 
 

@@ -107,6 +107,14 @@ class Result:
         """Faults after which the run was whole, and as demanded."""
         return self.injected if self.ok else 0
 
+    def add(self, other: "Result", what: str) -> None:
+        """Count what came of a part of this row."""
+        self.injected += 1
+        for name in ("lost", "doubled", "identical", "compared", "resumes", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.extra = (self.extra or 0) + (other.extra or 0)
+        self.problems += [f"{what}: {problem}" for problem in other.problems]
+
     def demand(self, is_met: bool, problem: str) -> None:
         """Note a problem unless a demand is met."""
         if not is_met:
@@ -193,6 +201,8 @@ class Case:
     """Further variables of drivers and workers."""
     driver_variables: dict[str, str] = field(default_factory=dict)
     """Further variables of drivers alone."""
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Secrets of the recipe: variables and files."""
     num_drivers: int = 0
     began: float = field(default_factory=time.monotonic)
 
@@ -229,7 +239,10 @@ class Case:
         }
         count = {"entry": "faults_entries.count", "inputs": {"lines": "upper.lines"}, "resources": asked}
         count["sharding"] = {"mode": "whole"}
+        value: dict[str, object]
         value = {"name": "faults", "inputs": {"text": str(source)}, "jobs": {"upper": upper, "count": count}}
+        if self.secrets:
+            value["secrets"] = self.secrets
         path = self.folder / "recipe.yaml"
         path.write_text(yaml.safe_dump(value))
         return path

@@ -1,5 +1,6 @@
 """Faults of drivers and storage: deaths between two writes, full disks, damaged files; secrets; MPI."""
 
+import functools
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,40 +65,43 @@ def full_disks(world: World, seed: int) -> Result:
     if os.geteuid() != 0:
         result.skipped = "only root may mount a small disk"
         return result
-    for what, names in FULL.items():
-        shape = Shape(shards=24, tasks=2, pad_bytes=1000 if what == "data" else 0)
-        case = world.case(f"full-{what}", shape)
-        folder = Path(case.job().at(*names))
-        with _small_disk(folder):
-            code = case.end(case.start())
-            said = f"{case.words()} {_errors(case)}"
-            done = case.num_done()
-            refused = code == 1 and "No space left" in said and done < shape.shards
-            spared = what == "logs" and code == 0  # a log is for people: a shard is done without it, or not
-            result.demand(refused or spared, f"{what}: ended with {code}, {done} done: {said[-200:]}")
-            subprocess.run(["mount", "-o", "remount,size=16m", str(folder)], check=True)
-            code = 0 if case.is_complete() else case.tokenmill("resume")
-            result.demand(code == 0, f"{what}: resume ended with {code}: {case.words()}")
-            _add(result, tally(Result(row=9, fault=what), case), what)
+    for what in FULL:
+        world.reference(_full_shape(what))
+    with ThreadPoolExecutor(len(FULL)) as pool:  # they wait more than they work
+        for what, one in zip(FULL, pool.map(functools.partial(_full_disk, world), FULL), strict=True):
+            result.add(one, what)
+    result.seconds /= len(FULL)
     result.number = f"{result.injected - len(result.problems)} of {result.injected} resumed"
     return result
 
 
+def _full_shape(what: str) -> Shape:
+    return Shape(shards=24, tasks=2, pad_bytes=1000 if what == "data" else 0)
+
+
+def _full_disk(world: World, what: str) -> Result:
+    """The records or files of one kind lie on a disk that is too small."""
+    result = Result(row=9, fault=what, resumes=1)
+    case = world.case(f"full-{what}", _full_shape(what))
+    folder = Path(case.job().at(*FULL[what]))
+    with _small_disk(folder):
+        code = case.end(case.start())
+        said = f"{case.words()} {_errors(case)}"
+        done = case.num_done()
+        refused = code == 1 and "No space left" in said and done < case.shape.shards
+        spared = what == "logs" and code == 0  # logs are for people: shards are done without them, or not
+        result.demand(refused or spared, f"ended with {code}, {done} done: {said[-200:]}")
+        subprocess.run(["mount", "-o", "remount,size=16m", str(folder)], check=True)
+        code = 0 if case.is_complete() else case.tokenmill("resume")
+        result.demand(code == 0, f"resume ended with {code}: {case.words()}")
+        return tally(result, case)
+
+
 def _errors(case: Case) -> str:
+    """Errors of attempts, and what tasks printed."""
     errors = [str(record.get("error", "")) for record in case.attempts()]
-    return " ".join(
-        [error for error in errors if error][-1:]
-        + [case.job().last_words(launch) for launch in case.job().launch_order()]
-    )
-
-
-def _add(total: Result, one: Result, what: str) -> None:
-    total.injected += 1
-    total.resumes += 1
-    total.seconds += one.seconds
-    total.lost, total.doubled = total.lost + one.lost, total.doubled + one.doubled
-    total.identical, total.compared = total.identical + one.identical, total.compared + one.compared
-    total.problems += [f"{what}: {problem}" for problem in one.problems]
+    printed = [case.job().last_words(launch) for launch in case.job().launch_order()]
+    return " ".join([*filter(None, errors), *printed])
 
 
 @contextmanager
@@ -144,23 +149,38 @@ def damaged_files(world: World, seed: int) -> Result:
 
 
 def secrets_seen(world: World, seed: int) -> Result:
-    """Row 18: a secret in the submitting environment is in no script, log, record or database."""
-    result = Result(row=18, fault="a secret in the environment", injected=1, allowed=0)
-    canary = f"canary{uuid.uuid4().hex}"
-    case = world.case("secrets", Shape(shards=4, tasks=2, seconds=0.5))
-    case.driver_variables = {"FAULTS_API_KEY": canary, "AWS_SECRET_ACCESS_KEY": canary}
+    """Row 18: a secret of the environment, and one that an entry tells, are in no file and no database."""
+    result = Result(row=18, fault="a secret in the environment, a secret told by an entry", injected=2)
+    in_environment, told = (f"canary{uuid.uuid4().hex}" for _ in range(2))
+    file = world.folder / f"secret{uuid.uuid4().hex[:6]}"
+    file.touch(mode=0o600)
+    file.write_text(told)
+    shape = Shape(shards=4, tasks=2, seconds=0.5)
+    case = world.case("secrets", shape, tell="FAULTS_TOKEN", fail_on="line 0002 07")
+    case.flag.touch()
+    case.secrets = {"FAULTS_TOKEN": str(file)}
+    case.driver_variables = {"FAULTS_API_KEY": in_environment, "AWS_SECRET_ACCESS_KEY": in_environment}
     driver = case.start()
     wait_until(lambda: bool(case.workers()))
     at_slurm = _told_by_slurm(world)
     code = case.end(driver)
-    result.demand(code == 0, f"the driver ended with {code}: {case.words()}")
+    result.demand(code == 1, f"the driver ended with {code}: {case.words()}")
+    result.demand(any("cannot be done" in record.get("error", "") for record in case.attempts()), "no error")
+    case.flag.unlink()
+    result.resumes = 1
+    code = case.tokenmill("resume")
+    result.demand(code == 0, f"resume ended with {code}: {case.words()}")
     at_slurm += _told_by_slurm(world)
     folders = [case.folder] + ([world.cluster.folder] if world.cluster else [])
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    leaks = [str(path) for path in files if canary.encode() in path.read_bytes()]
-    leaks += ["what SLURM tells"] if canary in at_slurm else []
-    result.demand(not leaks, f"the secret is in {', '.join(leaks[:3])}")
-    result.number = f"in {len(leaks)} of {len(files)} files"
+    texts = {str(path): path.read_bytes() for path in files}
+    texts["what SLURM tells"] = at_slurm.encode()
+    spoken = [text for text in texts.values() if b"the value is" in text]
+    result.demand(len(spoken) > 3, "the entry told nothing")
+    secrets = (in_environment.encode(), told.encode())
+    leaks = [name for name, text in texts.items() if any(secret in text for secret in secrets)]
+    result.demand(not leaks, f"a secret is in {', '.join(leaks[:3])}")
+    result.number = f"in {len(leaks)} of {len(texts)} files"
     return tally(result, case)
 
 
