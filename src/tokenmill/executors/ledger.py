@@ -254,6 +254,11 @@ class JobFolder:
         names = storage.list_names(self.at("heartbeats", launch))
         return {int(name.removesuffix(".json")): self._beat(launch, name) for name in names}
 
+    def beating(self, launch: str) -> list[int]:
+        """Numbers of the tasks of a launch that gave a sign of life, in order."""
+        names = storage.list_names(self.at("heartbeats", launch))
+        return sorted(int(name.removesuffix(".json")) for name in names)
+
     def beat(self, launch: str, task: int) -> dict[str, Any] | None:
         """Last sign of life of a task; None if it gave none."""
         if not storage.exists(self.at("heartbeats", launch, f"{task}.json")):

@@ -90,6 +90,11 @@ class SimulatedFolder(JobFolder):
         self.reads += 1 + len(tasks)
         return {number: self._beat_of(task) for number, task in tasks.items()}
 
+    def beating(self, launch: str) -> list[int]:
+        """Numbers of the tasks of a launch that gave a sign of life."""
+        self.reads += 1
+        return list(self.pulses.get(launch, {}))
+
     def beat(self, launch: str, task: int) -> dict[str, Any] | None:
         """Last sign of life of a task; None if it gave none."""
         self.reads += 1

@@ -180,6 +180,8 @@ class Scenario:
     """The work of jobs that ``jobs`` does not name."""
     jobs: Mapping[str, Work] = field(default_factory=dict)
     """The work of jobs of the recipe, by name."""
+    only_named: bool = False
+    """Rehearse only the jobs that ``jobs`` names, as if the others were complete."""
     speculation: bool = True
     """Whether stragglers get a second attempt."""
     most_seconds: float = 60 * 86400.0

@@ -3,7 +3,7 @@
 import random
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -216,6 +216,19 @@ def with_tasks(recipe: Recipe, tasks: Mapping[str, int]) -> Recipe:
         return replace(job, resources=replace(job.resources, tasks=wanted)) if wanted else job
 
     return replace(recipe, jobs=tuple(placed(job) for job in recipe.jobs))
+
+
+def narrowed(recipe: Recipe, names: Collection[str]) -> Recipe:
+    """The recipe with only these jobs; what they read of others comes from inputs of the recipe."""
+
+    def alone(job: Job) -> Job:
+        inputs = {key: value if value in recipe.inputs else "parents" for key, value in job.inputs.items()}
+        kept = {key: value for key, value in job.inputs.items() if value.partition(".")[0] in names}
+        after = tuple(name for name in job.after if name in names)
+        return replace(job, inputs=inputs | kept, after=after)
+
+    jobs = tuple(alone(job) for job in recipe.jobs if job.name in names)
+    return replace(recipe, inputs={**recipe.inputs, "parents": ("not-given",)}, jobs=jobs)
 
 
 def plan_bytes(recipe: Recipe, run_url: str) -> dict[str, Bytes]:
