@@ -36,5 +36,5 @@ def blab(config: Config, task: Task) -> None:
         logging.getLogger("tokenmill.test").exception("with a traceback")
     if config.fail:
         raise RuntimeError(f"login with {secret} refused")
-    with task.output("words/words.txt") as out:
+    with task.output(f"words/{task.rank}.txt") as out:
         out.write(b"done\n")

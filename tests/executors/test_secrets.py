@@ -165,6 +165,19 @@ def test_canaries_with_processes(tmp_path, recipe, executor, fail):
         assert "***" in (run / "report.html").read_text()
 
 
+def test_canaries_in_a_gang(tmp_path, recipe):
+    path = secret_file(tmp_path / "canary")
+    values = yaml.safe_load(recipe.read_text()) | {"secrets": {"CANARY_FILE": str(path)}}
+    values["jobs"]["blab"] |= {"layout": "gang", "resources": {"tasks": 2}, "sharding": {"mode": "whole"}}
+    recipe.write_text(yaml.safe_dump(values))
+    run = tmp_path / "run"
+    done = tokenmill("run", recipe, "--run-dir", run, "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "seen").read_text() == CANARY_FILE
+    assert_silent(run, done.stdout, done.stderr, tokenmill("logs", run, "blab").stdout)
+    assert list(run.glob("jobs/*/exchange/*/outputs-1.json"))  # what ranks send lies in files as well
+
+
 def test_a_secret_of_the_environment_is_hidden_too(tmp_path, recipe):
     run = tmp_path / "run"
     set_variable = ("--set", "jobs.blab.config.variable=CANARY_API_KEY")

@@ -210,7 +210,7 @@ def _work_and_commit(folder: JobFolder, task: Task, record: Mapping[str, Any], h
     with heart.interruptible() if heart else nullcontext():
         function(config, task)
     if task.rank:
-        _send_outputs(task)
+        _send_outputs(folder, task)
         return "done"
     _gather_outputs(task)
     won = folder.commit(_commit_record(folder, task, record, time.process_time() - cpu_start))
@@ -259,8 +259,8 @@ def _discard(folder: JobFolder, task: Task, error: Exception | None) -> None:
                 storage.remove(folder.at(output["path"]))
 
 
-def _send_outputs(task: Task) -> None:
-    figures = task.report.figures
+def _send_outputs(folder: JobFolder, task: Task) -> None:
+    figures = folder.redactor.value(task.report.figures)
     task.publish(
         f"outputs-{task.rank}",
         {"outputs": task.outputs, "counters": task.counters.values, "figures": figures},

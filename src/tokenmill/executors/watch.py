@@ -173,6 +173,8 @@ class _JobWatch:
         beats = self._folder.beats(launch)
         open_ended = [task for task, beat in beats.items() if beat["state"] != "ended"]
         silent = sum(observer.is_silent(task, beats[task]) for task in open_ended)
+        if not beats and status.running:  # ranks of a gang have no heartbeats: their attempts say it
+            return sum(record["launch"] == launch for record in self._account.running), 0
         return len(open_ended) - silent, silent
 
     def _counters(self, status: JobStatus, rate: float) -> tuple[dict[str, float], dict[str, float]]:
