@@ -98,14 +98,14 @@ def logs(
                 print(f"=== {shard} attempt {attempt['attempt']} {attempt['outcome']}")
                 print(reports.log_tail(attempt["log"], tail or sys.maxsize).rstrip())
         else:
-            columns = ["job", "shard", "attempt", "rank", "host", "outcome", "seconds"]
+            columns = ["job", "shard", "attempt", "rank", "host", "outcome", "class", "seconds"]
             print_table(columns, [[_cell(attempt.get(column)) for column in columns] for attempt in attempts])
 
     output.show(attempts, text, quiet="\n".join(attempt["log"] for attempt in attempts))
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+    return "-" if value in (None, "") else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _attempts(run_dir: str, target: str, *, failed: bool) -> list[dict[str, Any]]:

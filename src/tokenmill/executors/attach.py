@@ -77,17 +77,16 @@ def outcome_of(folder: JobFolder, attempt: Mapping[str, Any]) -> str:
 def _read_on(url: str, position: int | None, first_bytes: int) -> tuple[bytes, int | None]:
     """What stands after a position, and the position after it; at first a little, from a whole line on."""
     try:
-        with storage.open_input(url) as file:
-            end = file.seek(0, 2)
-            if position is None:
-                position = max(0, end - first_bytes)
-                file.seek(position)
-                if position:
-                    position += len(file.readline())  # begin with a whole line
-            file.seek(position)
-            text = file.read()
+        file = storage.open_input(url)
     except InputError:  # not written yet
         return b"", position
+    with file:
+        if position is None:
+            position = max(0, file.seek(0, 2) - first_bytes)
+            file.seek(position)
+            position += len(file.readline()) if position else 0  # begin with a whole line
+        file.seek(position)
+        text = file.read()
     return text, position + len(text)
 
 
