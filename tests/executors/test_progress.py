@@ -69,7 +69,7 @@ def test_silence(capsys):
 
 def drawn(views, queue, width=150):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(board(views, queue))
+    console.print(board(views, queue, width))
     console.file.close()
     return console.export_text()
 
@@ -91,7 +91,7 @@ def test_what_the_board_says():
         assert part in text
     assert "tokens 1.25 M (62.5 k/s)" in text
     assert "shard 7: [red]no markup[/red]" in text
-    assert "1.5 core-hours, 3 GPU-hours, cost 12.50, 2 oom" in text
+    assert "1.5 core-hours, 3 GPU-hours, cost 12.50, attempts that failed: 2 oom" in text
     narrow = drawn([view, later], {}, width=60)
     assert max(len(line) for line in narrow.splitlines()) <= 60
 

@@ -21,7 +21,9 @@ _WORDS_SECONDS = 30.0
 """Seconds between two lines with a job's own words."""
 _READ_SECONDS = 10.0
 """Seconds between two lines about what was read."""
-_BAR = 30
+_SHORTEST_BAR, _LONGEST_BAR, _WORDS_WIDTH = 8, 30, 80
+_QUIET = ("complete", "waiting")
+"""States of jobs of which nothing more is said."""
 COLOURS = {"complete": "green", "failed": "red", "cancelled": "red", "running": "blue"}
 
 
@@ -44,7 +46,7 @@ def progress(*, silent: bool = False) -> Iterator[Display]:
     if silent:
         yield Silence()
     elif sys.stderr.isatty():
-        with Live(console=Console(stderr=True), auto_refresh=False, vertical_overflow="visible") as live:
+        with Live(console=Console(stderr=True), auto_refresh=False) as live:
             yield _Board(live)
     else:
         yield _Lines()
@@ -99,7 +101,7 @@ class _Board:
             self.show(views, {})
 
     def show(self, views: Sequence[JobView], queue: Mapping[str, str]) -> None:
-        self._live.update(board(views, queue), refresh=True)
+        self._live.update(board(views, queue, self._live.console.width), refresh=True)
 
 
 class _Lines:
@@ -146,13 +148,15 @@ def _print(line: str) -> None:
 # The board
 
 
-def board(views: Sequence[JobView], queue: Mapping[str, str]) -> Group:
+def board(views: Sequence[JobView], queue: Mapping[str, str], width: int = 120) -> Group:
     """The jobs of a run with bars, then what those at work say.
 
     Args:
         views: the jobs.
         queue: name of a job -> what the queue holds of it.
+        width: of the terminal, in letters; bars get what words leave.
     """
+    bar_width = max(_SHORTEST_BAR, min(_LONGEST_BAR, width - _WORDS_WIDTH))
     table = Table("job", "state", "", "shards", "pace", "left", "tasks", box=None, pad_edge=False)
     table.columns[3].justify = "right"
     said: list[Text] = []
@@ -161,10 +165,12 @@ def board(views: Sequence[JobView], queue: Mapping[str, str]) -> Group:
         state = _state(status)
         left = "" if view.left_seconds is None else duration(view.left_seconds)
         tasks = ", ".join(text for text in (_tasks(view), queue.get(status.name, "")) if text)
-        cells = (Text(status.name, "bold"), Text(state, COLOURS.get(state, "dim")), bar(status))
+        cells = (Text(status.name, "bold"), Text(state, COLOURS.get(state, "dim")), bar(status, bar_width))
         table.add_row(*cells, _shards(status), _pace(view, left=False), left, tasks)
-        words = [text for text in (_counters(view), view.words) if text and state != "complete"]
-        said += [Text.assemble((f"{status.name}  ", "bold"), (text, "dim"), no_wrap=True) for text in words]
+        words = [" ".join(text.split()) for text in (_counters(view), view.words) if state not in _QUIET]
+        said += [
+            Text.assemble((f"{status.name}  ", "bold"), (text, "dim"), no_wrap=True) for text in words if text
+        ]
     usage = total([view.usage for view in views])
     took = [
         f"{hours(usage.core_hours)} core-hours",
@@ -175,7 +181,7 @@ def board(views: Sequence[JobView], queue: Mapping[str, str]) -> Group:
     return Group(table, *said, last)
 
 
-def bar(status: JobStatus, width: int = _BAR) -> Text:
+def bar(status: JobStatus, width: int) -> Text:
     """Done, failed, running and other shards as pieces of a bar; what is there at all has a cell at least."""
     whole = status.num_shards or 0
     parts = ((status.done, "green"), (status.failed, "red"), (status.running, "blue"))
@@ -212,4 +218,5 @@ def _counters(view: JobView) -> str:
 
 
 def _failures(failures: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in failures.items())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in failures.items())
+    return f"attempts that failed: {kinds}" if kinds else ""
