@@ -48,6 +48,7 @@ def make_recipe(path: Path, inputs: dict[str, Any], holds: Sequence[tuple[int, s
     trainer["schedule"] = trainer["schedule"] | {"warmup_steps": 5}
     train["entry"] = "gang_faults_entry.run"
     train["config"] = {"trainer": trainer, "holds": [{"step": step, "where": where} for step, where in holds]}
+    value["jobs"]["generate"]["config"]["max_new_tokens"] = 20  # as the short sequences allow
     train["resources"] = {"tasks": RANKS, "memory_bytes": 800_000_000}
     return write_yaml(path, value | {"inputs": inputs})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenmill import storage
-from tokenmill.executors.job import Task
+from tokenmill.executors.job import Task, TaskStopped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +65,40 @@ def stuck(config: StuckConfig, task: Task) -> None:
 def sleep_for_ever() -> None:
     """Do what a rank does that waits for a network."""
     time.sleep(3600)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountingConfig:
+    """Values of ``counting``."""
+
+    steps: int = 6
+    """Steps in all."""
+    holds: tuple[int, ...] = ()
+    """At these steps the gang waits, once each, for the end to be announced."""
+
+
+def counting(config: CountingConfig, task: Task) -> None:
+    """Count up to a number, save at a stop, and go on from there."""
+    saved = storage.join(task.progress_url, "count.json")
+    start = int(storage.read_json(saved)["step"]) if storage.exists(saved) else 0
+    task.world.barrier()  # nobody saves before all have read
+    for step in range(start, config.steps):
+        if step in config.holds and task.rank == 0:
+            hold(task, step)
+        stops = task.world.all_reduce(np.array([int(task.stop_requested())], np.int64))
+        if stops[0]:
+            if task.rank == 0:
+                storage.write_atomic(saved, storage.dump_json({"step": step + 1}))
+            task.world.barrier()
+            raise TaskStopped
+    with task.output(f"count/{task.rank}.json") as file:
+        file.write(storage.dump_json({"steps": config.steps, "start": start}))
+
+
+def hold(task: Task, step: int) -> None:
+    """Say that rank 0 is here, and wait for the end to be announced; once in the life of a job."""
+    said = storage.publish_once(storage.join(task.job_url, "holds", f"{step}.json"), b"{}")
+    deadline = time.monotonic() + 60
+    while said and not task.stop_requested():
+        assert time.monotonic() < deadline, "nobody announced the end"
+        time.sleep(0.02)

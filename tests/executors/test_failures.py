@@ -114,6 +114,8 @@ def failed(attempt: str, kind: str, **values: Any) -> dict[str, Any]:
         ([failed("a", "oom", memory_bytes=8 * GB)], "out of memory with 8.0 GB"),
         ([failed("a", "timeout", time_seconds=400)], "not done in 400 s"),
         ([failed("a", "timeout", time_seconds=150)], ""),
+        ([failed(name, "error", started=at, progress=["step-1"]) for at, name in enumerate("ab")], "error!"),
+        ([failed(name, "error", started=at, progress=[f"step-{at}"]) for at, name in enumerate("abc")], ""),
     ],
 )
 def test_when_a_shard_is_set_aside(records: list[dict[str, Any]], expected: str) -> None:

@@ -34,6 +34,7 @@ from tokenmill.telemetry import Counters, Report
 
 _PEER_SECONDS = 600.0
 _POLL_SECONDS = 0.05
+_PROGRESS_NAMES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,8 @@ def run_attempt(
         "started": time.time(),
         "outcome": "running",
     }
+    if job.layout == "gang":  # failures after new progress are not held against those before it
+        record["progress"] = storage.list_names(folder.at("progress"))[-_PROGRESS_NAMES:]
     folder.write_attempt(record)
     with _attempt_log(folder, shard.index, attempt, place.rank) as log:
         log.info(

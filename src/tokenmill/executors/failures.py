@@ -124,7 +124,7 @@ def hopeless(records: Iterable[Mapping[str, Any]], resources: Resources) -> str:
         records: of all attempts at the shard.
         resources: of the job.
     """
-    failed = [record for record in records if record["outcome"] in ("error", "lost")]
+    failed = [record for record in _since_progress(records) if record["outcome"] in ("error", "lost")]
     first = {(record["attempt"], record.get("class", "error")): record for record in failed}
     own = [record for (_, kind), record in first.items() if kind in OWN]
     if len(own) >= resources.max_attempts or any(record.get("class") == "mistake" for record in own):
@@ -138,6 +138,12 @@ def hopeless(records: Iterable[Mapping[str, Any]], resources: Resources) -> str:
         kinds = ", ".join(f"{count} times {kind}" for kind, count in sorted(lost.items()))
         return f"its tasks ended {lost.total()} times before it was done ({kinds}); it may be what ends them"
     return ""
+
+
+def _since_progress(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Attempts that began from the same saved progress as the newest: a long training may fail many times."""
+    found = sorted(records, key=lambda record: float(record.get("started", 0.0)))
+    return [record for record in found if record.get("progress") == found[-1].get("progress")]
 
 
 def _at_cap(record: Mapping[str, Any], kind: str, key: str, most: float) -> bool:
