@@ -430,6 +430,20 @@ class JobFolder:
         url = self.at("manifest.json")
         return dict(storage.read_json(url)) if storage.exists(url) else None
 
+    def finish(self, launch: str) -> bool:
+        """Publish the manifest if every shard is done; True if they are.
+
+        Of the tasks of a launch, which end at about the same time, one does it: merging the records of many
+        shards is no small work. Should it die, the driver or the first reader of the manifest does it.
+        """
+        num_shards = self.num_shards()
+        if num_shards is None or len(self.done()) < num_shards:
+            return False
+        claim = storage.dump_json({"launch": launch})
+        if storage.publish_once(self.at("submissions", launch, "finished.json"), claim, durable=False):
+            self.publish_manifest()
+        return True
+
     def publish_manifest(self) -> bool:
         """Publish the manifest if every shard is done; True if it stands afterwards."""
         if storage.exists(self.at("manifest.json")):

@@ -65,11 +65,11 @@ def work(folder: JobFolder, place: Place, stop: Stop, take: Callable[[], Shard |
     if place.world_size > 1 or folder.job.layout == "gang":
         return _GANG_CODES[work_gang(folder, place, stop)]
     work_array(folder, place, stop, take)
-    return _exit_code(folder, stop)
+    return _exit_code(folder, place.launch, stop)
 
 
-def _exit_code(folder: JobFolder, stop: Stop) -> int:
-    if folder.publish_manifest():
+def _exit_code(folder: JobFolder, launch: str, stop: Stop) -> int:
+    if folder.finish(launch):
         return EXIT_DONE
     if folder.quarantined():
         return EXIT_FAILED
@@ -160,10 +160,13 @@ def variable(name: str) -> str:
 
 
 def environment(names: Collection[str]) -> dict[str, str]:
-    """The variables of these names, and what SLURM's own programs need."""
-    own = ("SLURM_", "SBATCH_", "SPANK_", "FAKE_SLURM_")
-    wanted = {*names, "PATH", "LD_LIBRARY_PATH"}
-    return {name: os.environ[name] for name in os.environ if name in wanted or name.startswith(own)}
+    """The variables of these names, and what SLURM's own programs need.
+
+    A driver that is a job itself does not pass on what its own allocation is like.
+    """
+    own = ["SBATCH_", "SPANK_", "FAKE_SLURM_", *(() if "SLURM_JOB_ID" in os.environ else ("SLURM_",))]
+    wanted = {*names, "PATH", "LD_LIBRARY_PATH", "SLURM_CONF"}
+    return {name: os.environ[name] for name in os.environ if name in wanted or name.startswith(tuple(own))}
 
 
 def allocated_tasks() -> int:
