@@ -105,6 +105,8 @@ class Machines:
     """Seconds between two looks of the controller."""
     settle_seconds: float = 3.0
     """Seconds for which a launch must be out of the queue before the controller judges it."""
+    sees_processes: bool = False
+    """All nodes are one machine: tasks see at once that the process of another is gone."""
 
     def __post_init__(self) -> None:
         """Refuse values that no cluster can have."""
@@ -138,6 +140,8 @@ class Faults:
     """Share of tasks on a slow node."""
     slow_factor: float = 20.0
     """How much longer everything takes there."""
+    slow_shards: tuple[int, ...] = ()
+    """Shards of which the first attempt is slow, wherever it runs."""
     kill_seconds: tuple[float, ...] = ()
     """Moments at which a running task is killed, in seconds from the start of the run: for a rehearsal of
     a test whose faults are known."""

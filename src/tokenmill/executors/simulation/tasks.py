@@ -260,11 +260,12 @@ class SimulatedJob:
     def _held(self, task: SimulatedTask) -> list[Held]:
         """Of what others hold, that which ``choose`` could choose: what is silent, and what takes longest."""
         now, leases = self.setting.events.now, self.folder.taken[task.crew.token]
+        machines = self.setting.cluster.machines
         patience = self.job.resources.lease_seconds
         found = [
             Held(shard=shard, generation=leases.get(shard, 0), is_silent=True, seconds=0.0)
             for shard, last in self._silent.items()
-            if now - max(last, task.watches_since) > patience
+            if machines.sees_processes or now - max(last, task.watches_since) > patience
         ]
         while self._oldest:
             other, turn = self._oldest[0]
@@ -300,6 +301,9 @@ class SimulatedJob:
         task.record = self._record(task)
         self.folder.write_attempt(task.record)
         seconds = self.seconds[shard] * task.factor
+        faults = setting.cluster.faults
+        if shard in faults.slow_shards and len(self.folder.by_shard[shard]) == 1:
+            seconds *= faults.slow_factor
         finish = self._succeed
         if self.work.error_share and setting.rng.random() < self.work.error_share:
             seconds, finish = seconds * setting.rng.random(), self._fail
