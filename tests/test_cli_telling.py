@@ -153,8 +153,10 @@ def test_a_shell_in_an_allocation(world, fake_slurm):
         "environment: [PATH, FAKE_SLURM_STATE, FAKE_SLURM_PYTHON]\npoll_seconds: 0.2\n"
         f"variables: {{PYTHONPATH: '{RECIPES}'}}\n"
     )
-    slow = ("--set", "jobs.split.config.seconds=60", "--detach")
-    assert run("--site", "site.yaml", *slow, executor="slurm").exit_code == 0
+    slow = ("--set", "jobs.split.config.seconds=60", "--detach", "--notify", "http://127.0.0.1:1/hook")
+    left_alone = run("--site", "site.yaml", *slow, executor="slurm")
+    assert left_alone.exit_code == 0
+    assert "nobody stays to tell" in left_alone.stderr
     deadline = time.monotonic() + 60
     while (shown := invoke("attach", "run", "split", "--shell")).exit_code:
         assert "no attempt runs" in shown.stderr

@@ -210,6 +210,17 @@ def test_canaries_on_a_fake_cluster(tmp_path, recipe, fake_slurm, monkeypatch):
     assert "others may read the file of a secret" in again.stderr
 
 
+def test_a_secret_in_the_variables_of_a_site_is_refused(tmp_path, recipe, fake_slurm):
+    site = tmp_path / "site.yaml"
+    site.write_text(f"variables: {{PYTHONPATH: '{HERE}', HF_TOKEN: {CANARY_VARIABLE}}}\n")
+    run = tmp_path / "run"
+    done = tokenmill("run", recipe, "--run-dir", run, "--executor", "slurm", "--site", site)
+    assert done.returncode == 1
+    assert "site site, variables.HF_TOKEN" in done.stderr
+    assert CANARY_VARIABLE not in done.stderr
+    assert not run.exists()
+
+
 def test_a_secret_that_workers_cannot_read_is_named(tmp_path, recipe, fake_slurm):
     site = tmp_path / "site.yaml"
     site.write_text(

@@ -22,7 +22,7 @@ from tokenmill.cli.command import (
 )
 from tokenmill.cli.placement import Placement, make_executor, recalled, remember
 from tokenmill.cli.rehearsing import Rehearsal, show_rehearsal
-from tokenmill.cli.telling import Teller, Telling, recalled_telling, remember_telling
+from tokenmill.cli.telling import Teller, Telling, recalled_telling, remember_telling, warn_if_nobody_stays
 from tokenmill.executors import report as reports
 from tokenmill.executors import secrets, worker
 from tokenmill.executors.cancel import cancel as cancel_run
@@ -67,6 +67,8 @@ def run(
         _show_plan(output, loaded, run_dir, executor)
     else:
         check_kind(manner.controller, executor)
+        if manner.detach and manner.controller == "process":
+            warn_if_nobody_stays(telling, executor)
         detach = manner.detach or manner.controller != "process"
         work = Work(recipe=with_secrets(loaded, executor), executor=executor, detach=detach)
         follow(work, run_dir, placement, telling, output)
@@ -218,10 +220,11 @@ def with_secrets(recipe: Recipe, executor: Executor) -> Recipe:
     """The recipe with the files of its secrets and the site's, checked as far as this machine has them.
 
     Raises:
-        ConfigError: a file is missing, empty, or readable by others.
+        ConfigError: a file is missing, empty, or readable by others, or a variable of the site is a secret.
     """
-    site = executor.site.secrets if isinstance(executor, SlurmExecutor) else {}
-    found = secrets.merged(recipe.secrets, site)
+    site = executor.site if isinstance(executor, SlurmExecutor) else Site(name="")
+    secrets.check_variables(site.variables, f"site {site.name}")
+    found = secrets.merged(recipe.secrets, site.secrets)
     secrets.check(found, must_exist=not isinstance(executor, SlurmExecutor))
     return replace(recipe, secrets=found)
 

@@ -63,6 +63,13 @@ def recalled_telling(run_dir: str, telling: Telling) -> Telling:
     return Telling(prometheus=telling.prometheus or old.prometheus, notify=telling.notify or old.notify)
 
 
+def warn_if_nobody_stays(telling: Telling, executor: Executor) -> None:
+    """Say that a run which is left alone tells nobody of its end."""
+    site = executor.site.notify if isinstance(executor, SlurmExecutor) else ()
+    if telling.notify or site:
+        _warn("with --detach nobody stays to tell of the end; --controller job does")
+
+
 def write_metrics(path: str, run_dir: str, views: Sequence[JobView]) -> None:
     """Replace the file for Prometheus.
 

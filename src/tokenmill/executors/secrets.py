@@ -118,6 +118,21 @@ def telling(environment: Mapping[str, str]) -> list[str]:
     ]
 
 
+def check_variables(variables: Mapping[str, str], where: str) -> None:
+    """Refuse variables whose values would stand in scripts though their names say that they are secrets.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for name, value in variables.items():
+        if telling({name: value}):
+            raise ConfigError(
+                "a secret would stand in scripts for all to read",
+                where=f"{where}, variables.{name}",
+                fix=f"write its value into a file of mode 0600 and name that file as secrets.{name}",
+            )
+
+
 def load(files: Mapping[str, str]) -> dict[str, str]:
     """Values of secrets by name.
 
