@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from tokenmill import cli, storage
+from tokenmill import cli
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -203,6 +203,4 @@ def test_status_of_what_runs_shows_its_time(world):
         attached.send_signal(signal.SIGINT)
         assert attached.communicate(timeout=60)[1] == "outcome: running\n"
         assert driver.poll() is None
-        driver.send_signal(signal.SIGTERM)
-        driver.wait(60)
-    assert storage.exists("run/report.html")
+        driver.kill()  # its processes end with it
