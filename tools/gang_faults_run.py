@@ -1,5 +1,6 @@
 """A run whose training is disturbed at the steps at which it waits, and what is counted of it."""
 
+import contextlib
 import json
 import os
 import re
@@ -159,6 +160,20 @@ def kill_rank(rank: int) -> Callable[[GangRun, Mapping[str, Any]], None]:
     def act(run: GangRun, held: Mapping[str, Any]) -> None:
         mine = [record for record in run.train.attempts() if record["attempt"] == held["attempt"]]
         os.kill(next(int(record["pid"]) for record in mine if record["rank"] == rank), signal.SIGKILL)
+
+    return act
+
+
+def lose_node(*, zombie: bool) -> Callable[[GangRun, Mapping[str, Any]], None]:
+    """Take rank 0's node away: its daemon, and the ranks too unless they live on as zombies."""
+
+    def act(run: GangRun, held: Mapping[str, Any]) -> None:
+        assert run.cluster is not None
+        mine = [] if zombie else run.cluster.node_processes(held["node"])
+        run.cluster.kill(f"slurmd.{held['node']}")
+        for pid in mine:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     return act
 

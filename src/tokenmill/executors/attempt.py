@@ -272,7 +272,7 @@ def _send_outputs(folder: JobFolder, task: Task) -> None:
 
 def _gather_outputs(task: Task) -> None:
     """Rank 0 waits for the outputs of its peers and merges them in order of ranks."""
-    deadline = time.monotonic() + _PEER_SECONDS
+    deadline, check = time.monotonic() + _PEER_SECONDS, patience(task.stop_requested)
     for rank in range(1, task.world_size):
         while (sent := task.published(f"outputs-{rank}")) is None:
             if time.monotonic() > deadline:
@@ -282,6 +282,7 @@ def _gather_outputs(task: Task) -> None:
                     expected=f"its outputs within {_PEER_SECONDS:.0f} s of rank 0's",
                     fix="read its log in the job folder",
                 )
+            check()
             time.sleep(_POLL_SECONDS)
         task.outputs.extend(sent["outputs"])
         task.counters.merge(Counters(sent["counters"]))
