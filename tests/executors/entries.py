@@ -36,6 +36,8 @@ class UpperConfig:
     """See ``slow_flag``."""
     hungry_on: str = ""
     """Run out of memory if the shard holds this line."""
+    kill_flag: str = ""
+    """Path of a file: whoever removes it ends its process with a signal."""
     deadly_on: str = ""
     """End the process with a signal if the shard holds this line."""
 
@@ -61,6 +63,9 @@ def _misbehave(config: UpperConfig, lines: list[str]) -> None:
     if config.hungry_on in lines:
         raise MemoryError("the task has too little")
     if config.deadly_on in lines:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.kill_flag and Path(config.kill_flag).exists():
+        Path(config.kill_flag).unlink()
         os.kill(os.getpid(), signal.SIGKILL)
     if config.slow_flag and Path(config.slow_flag).exists():
         Path(config.slow_flag).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from entries import make_recipe
 from test_executors import attempts, outputs, wait_for_workers
 
 from tokenmill.errors import JobError
+from tokenmill.executors.cancel import cancel_shard
 from tokenmill.executors.driver import run_recipe
 from tokenmill.executors.job import Job, Recipe, Resources
 from tokenmill.executors.leases import Heart, Held, Observer, Overtaken, choose, straggler_seconds
@@ -178,3 +179,31 @@ def test_a_heart_interrupts_only_what_may_be_interrupted(tmp_path: Path) -> None
     assert ended is not None
     assert ended["state"] == "ended"
     assert ended["number"] > beat["number"]
+
+
+def test_a_cancelled_shard_is_interrupted_and_the_others_go_on(text_folder: Path, tmp_path: Path) -> None:
+    recipe = only_upper(
+        make_recipe(text_folder, shards=6, slow_flag=str(tmp_path / "flag"), slow_seconds=60.0),
+        lease_seconds=2.0,
+    )
+    (tmp_path / "flag").touch()
+    run = tmp_path / "run"
+    said: list[str] = []
+
+    def cancel_it() -> None:
+        wait_for_workers(run, 1)
+        deadline = time.monotonic() + 30
+        while len(folder_of(run).done()) < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        [slow] = set(range(6)) - folder_of(run).done()
+        said.append(cancel_shard(str(run), f"upper/{slow}"))
+
+    thread = in_thread(cancel_it)
+    with pytest.raises(JobError, match="1 of 6 shards failed: shard .: cancelled by hand"):
+        run_recipe(recipe, str(run), ProcessesExecutor(1))
+    thread.join()
+    assert "set aside" in said[0]
+    run_recipe(recipe, str(run), ProcessesExecutor(1), retry_failed=True)
+    assert folder_of(run).done() == set(range(6))
+    assert cancel_shard(str(run), "upper/0") == "upper/0: it is done already"

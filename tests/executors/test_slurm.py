@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tokenmill.errors import ConfigError, SubmissionError
-from tokenmill.executors import slurm
+from tokenmill.executors import slurm, slurm_client
 from tokenmill.executors.job import Job, Part, Resources, identity_of
 from tokenmill.executors.launch import Launch
 from tokenmill.executors.preview import PREVIEW_TOKEN
@@ -162,22 +162,68 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_missing_programs_are_named(programs: Path) -> None:
     with pytest.raises(SubmissionError, match="sbatch is not on PATH"):
-        slurm.check_programs()
+        slurm_client.check_programs()
 
 
 def test_a_refused_submission_says_why(programs: Path) -> None:
     fake(programs, "sbatch", "echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1")
     fake(programs, "squeue", "exit 0")
-    launch = launch_of(ARRAY, 1)
     with pytest.raises(SubmissionError, match="invalid partition specified: nope"):
-        slurm.submit(launch, slurm.chunks_of(launch, 11)[0], "/x/job.sbatch")
+        slurm_client.submit("tokenmill-x-1-c0", "/x/job.sbatch", "x")
+
+
+def test_sbatch_sees_the_named_variables_alone_and_exports_all(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANTED", "yes")
+    monkeypatch.setenv("SLURM_CONF", "/c/slurm.conf")
+    monkeypatch.setenv("A_KEY", "not for jobs")
+    seen = tmp_path / "seen"
+    fake(programs, "sbatch", f'echo "$*" >{seen}; export -p >>{seen}; echo Submitted batch job 79')
+    script = tmp_path / "job.sbatch"
+    script.write_text("#!/bin/bash\n#SBATCH --export=PATH,WANTED,ABSENT\n")
+    assert slurm_client.submit("tokenmill-x-1-c0", str(script), "x") == "79"
+    first, *lines = seen.read_text().splitlines()
+    assert first == f"--export=ALL {script}"
+    names = {line.split("=")[0].removeprefix("export ") for line in lines}
+    assert {"WANTED", "SLURM_CONF", "PATH"} <= names
+    assert not names & {"A_KEY", "ABSENT"}
+
+
+@pytest.mark.parametrize("asked", ["NONE", "ALL", "NIL", "PATH,X=1"])
+def test_another_export_that_a_site_asks_for_is_left_alone(
+    programs: Path, tmp_path: Path, asked: str
+) -> None:
+    seen = tmp_path / "seen"
+    fake(programs, "sbatch", f'echo "$*" >{seen}; echo Submitted batch job 79')
+    script = tmp_path / "job.sbatch"
+    script.write_text(f"#!/bin/bash\n#SBATCH --export={asked}\n")
+    slurm_client.submit("tokenmill-x-1-c0", str(script), "x")
+    assert seen.read_text() == f"{script}\n"
 
 
 def test_an_accepted_submission_that_looked_refused_is_adopted(programs: Path) -> None:
     fake(programs, "sbatch", "echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1")
     fake(programs, "squeue", "echo 77; echo 77")
-    launch = launch_of(ARRAY, 2)
-    assert slurm.submit(launch, slurm.chunks_of(launch, 11)[0], "/x/job.sbatch") == "77"
+    assert slurm_client.submit("tokenmill-x-1-c0", "/x/job.sbatch", "x") == "77"
+
+
+def test_a_submission_without_answer_is_made_again_only_if_the_queue_does_not_know_it(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_client, "_PAUSE_SECONDS", 0.05)
+    calls, asked = tmp_path / "calls", tmp_path / "asked"
+    first = (
+        f"[ -e {calls}2 ] && exit 9; [ -e {calls} ] && : > {calls}2 && echo Submitted batch job 78 && exit 0"
+    )
+    fake(programs, "sbatch", f"{first}; : > {calls}; echo 'Unable to contact slurm controller' >&2; exit 1")
+    # the controller is silent at first, and then knows nothing
+    silence = (
+        f"[ -e {asked}1 ] || {{ : > {asked}1; exit 1; }}; [ -e {asked}2 ] || {{ : > {asked}2; exit 1; }}"
+    )
+    fake(programs, "squeue", f"{silence}; echo x >> {asked}; exit 0")
+    assert slurm_client.submit("tokenmill-x-1-c0", "/x/job.sbatch", "x") == "78"
+    assert len(asked.read_text().split()) == 2  # it answered, and was asked once more
 
 
 def test_nothing_is_concluded_while_squeue_does_not_answer(programs: Path) -> None:

@@ -101,6 +101,15 @@ RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name 
 RunArgument = Annotated[str, typer.Argument(help="Folder of the run.")]
 RunOption = Annotated[str, typer.Option("--run-dir", help="Folder of the run; new, or to go on with.")]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Submit to SLURM and return.")]
+ControllerOption = Annotated[
+    str,
+    typer.Option(
+        "--controller",
+        metavar="KIND",
+        help="Who drives on SLURM: this process; a job that submits its successor (job); "
+        "or nobody but a short job after the end of all that is queued (gate).",
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value by dotted path; may come often."),

@@ -15,7 +15,8 @@ from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.mpi import MpiExecutor
 from tokenmill.executors.processes import ProcessesExecutor
 from tokenmill.executors.secrets import Redactor
-from tokenmill.executors.slurm import SlurmExecutor, check_programs
+from tokenmill.executors.slurm import SlurmExecutor
+from tokenmill.executors.slurm_client import check_programs
 from tokenmill.executors.worker import redactor
 
 _EXECUTORS = ("local", "processes", "mpi", "slurm")

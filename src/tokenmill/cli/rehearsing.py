@@ -14,7 +14,7 @@ from tokenmill.executors.simulation.measured import with_measured
 from tokenmill.executors.simulation.picture import rehearsal_page
 from tokenmill.executors.simulation.scenario import Scenario
 from tokenmill.executors.simulation.show import print_rehearsal
-from tokenmill.executors.simulation.simulate import plan_bytes
+from tokenmill.executors.simulation.simulate import narrowed, plan_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,8 @@ def show_rehearsal(
     for name in scenario.jobs:
         if name not in (known := [job.name for job in loaded.jobs]):
             raise config.unknown("job", name, known, f"scenario {rehearsal.simulate}: jobs")
+    if scenario.only_named:
+        loaded = narrowed(loaded, scenario.jobs)
     if rehearsal.from_run:
         scenario = with_measured(scenario, rehearsal.from_run)
 

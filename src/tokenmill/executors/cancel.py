@@ -15,12 +15,36 @@ from typing import Any
 from tokenmill import storage
 from tokenmill.config import unknown
 from tokenmill.errors import IdentityError, SubmissionError
+from tokenmill.executors.controller import cancel_controllers, controller_names
 from tokenmill.executors.launch import Executor, launches_of
+from tokenmill.executors.leases import BEATS_PER_LEASE
 from tokenmill.executors.ledger import JobFolder
-from tokenmill.executors.status import driver_of, read_run
+from tokenmill.executors.status import driver_of, find_shard, folders_of, read_run
 
 _DRIVER_SECONDS = 30.0
 _POLL_SECONDS = 0.1
+
+
+def cancel_shard(run_url: str, target: str) -> str:
+    """Set a shard aside and interrupt the attempt that works on it; returns a sentence.
+
+    Args:
+        run_url: folder of the run.
+        target: ``JOB/SHARD``.
+
+    Raises:
+        InputError: the folder is not a run.
+        ConfigError: no such job or shard.
+    """
+    job, shard = find_shard(run_url, target)
+    folder = folders_of(run_url, job)[job]
+    if shard is None or shard in folder.done():
+        return f"{target}: it is done already"
+    folder.quarantine(shard, "cancelled by hand")
+    seconds = folder.job.resources.lease_seconds / BEATS_PER_LEASE
+    return (
+        f"{target}: set aside; a task that works on it stops within {seconds:.0f} s. Resuming tries it again"
+    )
 
 
 def cancel(run_url: str, executor: Executor, job: str | None = None) -> list[str]:
@@ -49,8 +73,11 @@ def cancel(run_url: str, executor: Executor, job: str | None = None) -> list[str
     }
     for folder in ended.values():
         storage.write_atomic(folder.at("cancelled.json"), storage.dump_json({"cancelled": time.time()}))
-    if job is None and (driver := driver_of(run_url)):
-        _end_driver(run_url, driver)
+    if job is None:
+        if executor.queues:
+            cancel_controllers(run_url)
+        if driver := driver_of(run_url):
+            _end_driver(run_url, driver)
     launches = [launch for folder in ended.values() for launch in launches_of(folder)]
     live = executor.live(launches)
     if live is None:
@@ -63,15 +90,17 @@ def cancel(run_url: str, executor: Executor, job: str | None = None) -> list[str
 
 def _end_driver(run_url: str, driver: Mapping[str, Any]) -> None:
     """Ask the driver to end and wait until it has ended its processes."""
-    if driver["host"] != socket.gethostname():
+    is_job = bool(controller_names(run_url))  # then it was cancelled, and its last act is under way
+    if driver["host"] != socket.gethostname() and not is_job:
         raise IdentityError(
             "the driver of this run is on another machine",
             where=run_url,
             got=f"process {driver['pid']} on {driver['host']}",
             fix=f"run tokenmill cancel on {driver['host']}",
         )
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(driver["pid"], signal.SIGTERM)
+    if driver["host"] == socket.gethostname():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(driver["pid"], signal.SIGTERM)
     deadline = time.monotonic() + _DRIVER_SECONDS
     while driver_of(run_url) is not None:
         if time.monotonic() > deadline:

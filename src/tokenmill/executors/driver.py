@@ -24,7 +24,7 @@ from tokenmill.executors.job import Recipe
 from tokenmill.executors.launch import Executor, Launch, launches_of, new_token
 from tokenmill.executors.leases import Vital
 from tokenmill.executors.plan import remaining
-from tokenmill.executors.postmortem import hosts_to_avoid, is_judged, judge, next_resources
+from tokenmill.executors.postmortem import hosts_to_avoid, is_judged, judge, losses, next_resources
 from tokenmill.executors.reign import Reign, reign_over
 from tokenmill.executors.status import JobStatus, job_status
 
@@ -62,6 +62,8 @@ class Driver:
         reign: this driver's claim to decide.
         clock: seconds that never go back; a rehearsal has a clock of its own.
 
+    Attributes:
+        is_queued: after a tick: all that can be decided now is decided, and something runs or is queued.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Driver:
         self._progress = {name: _Progress(launches=launches_of(node.folder)) for name, node in nodes.items()}
         self._complete: dict[str, JobStatus] = {}
         self._deaf = False
+        self.is_queued = False
         self._clock = clock
         self._vital = Vital(clock)
         self._folded = self._clock()
@@ -108,7 +111,10 @@ class Driver:
             self._deaf = True
             return True
         self._deaf = False
-        return any([self._tend(name, live) for name in self.nodes])  # noqa: C419 - all of them, not the first
+        busy = [name for name in self.nodes if self._tend(name, live)]
+        launched = [any(launch.token in live for launch in self._progress[name].launches) for name in busy]
+        self.is_queued = bool(busy) and all(launched)
+        return bool(busy)
 
     def _tend(self, name: str, live: set[str]) -> bool:
         """Apply the rule to one job; True if there is more to do for it."""
@@ -124,7 +130,7 @@ class Driver:
         if running or not self._are_settled(progress, live):
             return True
         self._judge(node, progress, live)
-        if self._has_failed(name) or not self._parents_allow(node, live):
+        if not self._may_go_on(node, progress) or not self._parents_allow(node, live):
             return False
         # without a free slot, or during a pause, there is more to do
         is_pause = self.executor.free_slots() <= 0 or self._clock() < progress.not_before
@@ -194,6 +200,18 @@ class Driver:
             return True
         return any(self._has_failed(parent) for parent in node.parents if parent not in self._complete)
 
+    def _may_go_on(self, node: Node, progress: _Progress) -> bool:
+        """True if a launch makes sense: with shards set aside, as long as launches bring others forward.
+
+        A launch that did nothing but set shards aside says that the next would do the same.
+        """
+        if progress.lost or not node.folder.quarantined():
+            return not progress.lost
+        if not progress.launches or not self._left(node):
+            return False
+        newest = progress.launches[-1].token
+        return losses(node.folder, newest) > 0 or len(node.folder.done()) > node.folder.intent(newest)["done"]
+
     def _parents_allow(self, node: Node, live: set[str]) -> bool:
         for parent in node.parents:
             if parent in self._complete:
@@ -215,7 +233,9 @@ class Driver:
             progress.lost = True
             return False
         self._reign.check()
-        parents = [launch for name in node.parents for launch in self._progress[name].launches]
+        # a complete parent may yet have tasks or segments in the queue that nobody needs
+        awaited = [name for name in node.parents if name not in self._complete]
+        parents = [launch for name in awaited for launch in self._progress[name].launches]
         again = bool(progress.launches)
         launch = Launch(
             token=new_token(),
@@ -296,6 +316,7 @@ def run_recipe(
     retry_failed: bool = False,
     on_change: Callable[[Sequence[JobStatus]], None] = lambda statuses: None,
     detach: bool = False,
+    relay: Callable[[], bool] | None = None,
 ) -> list[JobStatus]:
     """Run a recipe to its end, or go on with it.
 
@@ -306,6 +327,8 @@ def run_recipe(
         retry_failed: release shards from quarantine first.
         on_change: called with the state of all jobs after every tick.
         detach: submit what can be queued and return; only for executors that queue.
+        relay: this driver goes on for another one, so earlier launches count; it returns, and leaves what is
+            queued, once this is true.
 
     Raises:
         JobError: a job failed.
@@ -319,14 +342,15 @@ def run_recipe(
     with reign_over(run_url) as reign:
         write_run(recipe, run_url, nodes)
         for node in nodes.values():
-            storage.remove(node.folder.at("cancelled.json"))
-            node.folder.forgive_launches()
+            if relay is None:
+                storage.remove(node.folder.at("cancelled.json"))
+                node.folder.forgive_launches()
             if retry_failed:
                 node.folder.release()
         driver = Driver(nodes, executor, reign)
-        _drive(driver, on_change, detach)
+        _drive(driver, on_change, (lambda: driver.is_queued) if detach else relay)
     folder = shlex.quote(run_url)
-    if not detach and (failures := driver.failures()):
+    if not (detach and driver.is_queued) and (failures := driver.failures()):
         raise JobError(
             "the run is not complete",
             where=run_url,
@@ -336,11 +360,13 @@ def run_recipe(
     return driver.statuses()
 
 
-def _drive(driver: Driver, on_change: Callable[[Sequence[JobStatus]], None], detach: bool) -> None:
+def _drive(
+    driver: Driver, on_change: Callable[[Sequence[JobStatus]], None], may_leave: Callable[[], bool] | None
+) -> None:
     try:
         while driver.tick():
             on_change(driver.statuses())
-            if detach:
+            if may_leave is not None and may_leave():
                 return
             time.sleep(driver.executor.poll_seconds)
     except KeyboardInterrupt:

@@ -101,6 +101,7 @@ def record_intent(launch: Launch, executor: str) -> None:
         "time_seconds": launch.asked.time_seconds,
         "exclude": list(launch.exclude),
         "epoch": launch.epoch,
+        "done": len(launch.folder.done()),
     }
     storage.write_atomic(storage.join(launch.url, "intent.json"), storage.dump_json(value, indent=1))
 

@@ -16,6 +16,12 @@ def is_judged(folder: JobFolder, launch: str) -> bool:
     return storage.exists(folder.at("submissions", launch, _JUDGED))
 
 
+def losses(folder: JobFolder, launch: str) -> int:
+    """Attempts that a launch lost, by what ``judge`` found."""
+    url = folder.at("submissions", launch, _JUDGED)
+    return sum(storage.read_json(url).values()) if storage.exists(url) else 0
+
+
 def judge(folder: JobFolder, launch: str, ends: Mapping[str, str]) -> dict[str, int]:
     """Give every attempt of an ended launch that never said how it ended an outcome and a class.
 

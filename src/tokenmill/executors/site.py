@@ -60,8 +60,10 @@ class Site:
     """Notice before the time limit, in seconds."""
     poll_seconds: float = 10.0
     """Seconds between two looks at the queue."""
+    controller_seconds: int = 86_400
+    """Time limit of a driver that is itself a job, in seconds; it submits its successor before that."""
     settle_seconds: float = 3.0
-    """A launch counts as ended after so many seconds out of the queue; on NFS as long as it caches names (60)."""
+    """A launch has ended after so many seconds out of the queue; on NFS as long as it caches names (60)."""
     core_hour_cost: float = 0.0
     """Price of a core-hour, in any currency."""
     gpu_hour_cost: float = 0.0

@@ -9,8 +9,6 @@ restarted controller may forget jobs and give their ids to others.
 
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,8 +16,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from submitit.core.utils import FailedSubmissionError
-from submitit.slurm.slurm import SlurmExecutor as SubmititExecutor
 from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
 
 from tokenmill import storage
@@ -29,12 +25,10 @@ from tokenmill.executors.hetjob import memory_per_cpu, parts_of, size_flags, sru
 from tokenmill.executors.launch import Launch, record_intent
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.site import Site
+from tokenmill.executors.slurm_client import run_client, submit
 
-PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol")
 ALLOWED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "SHELL", "TMPDIR")
 """Variables that every job may see; a site allows more. Never ALL: secrets would enter SLURM's database."""
-COMMAND_SECONDS = 60.0
-"""Clients block about 20 s while the controller is down, then say so."""
 NAME_PREFIX = "tokenmill"
 
 
@@ -121,7 +115,7 @@ def _flags(
         "comment": f"{NAME_PREFIX}:{launch.token}",
         "export": ",".join(dict.fromkeys((*ALLOWED, *site.environment))),
         "open-mode": "append",
-        "output": f"{_escaped(launch.url)}/{output}",
+        "output": f"{escaped(launch.url)}/{output}",
         # the batch shell of an array task becomes the worker; a gang's srun passes step signals on
         "signal": f"{'' if gang else 'B:'}USR1@{site.signal_seconds}",
         # One actor per event: a gang that SLURM kills, for another job or with its node, keeps its place in
@@ -144,8 +138,8 @@ def _flags(
     return {key: value for key, value in (flags | dict(site.flags)).items() if value}
 
 
-def _escaped(path: str) -> str:
-    """Keep SLURM from replacing parts of a path."""
+def escaped(path: str) -> str:
+    """A path of which SLURM replaces no part."""
     return path.replace("\\", "\\\\").replace("%", "%%")
 
 
@@ -235,7 +229,7 @@ class SlurmExecutor:
             path = storage.local_path(storage.join(launch.url, f"chunk{chunk.number}.sbatch"))
             storage.write_atomic(str(path), script.encode())
             try:
-                job_id = submit(launch, chunk, str(path))
+                job_id = submit(job_name(launch, chunk), str(path), launch.folder.job.name)
             except SubmissionError:
                 self.cancel([launch])
                 raise
@@ -308,71 +302,6 @@ class SlurmExecutor:
             chunks = chunks_of(launch, self.max_array_size)
             names = ",".join(job_name(launch, chunk) for chunk in chunks)
             run_client(["scancel", "--me", f"--name={names}"])
-
-
-def submit(launch: Launch, chunk: Chunk, path: str) -> str:
-    """Call sbatch on a script; returns the job id.
-
-    If sbatch fails, the job may still have been accepted (a slow controller answers too late), so the queue
-    is searched for the chunk's name before the failure is believed.
-
-    Raises:
-        SubmissionError: SLURM refused.
-    """
-    try:
-        answer = run_client(["sbatch", path])
-        return str(SubmititExecutor._get_job_id_from_submission_command(answer))
-    except (SubmissionError, FailedSubmissionError) as error:
-        name = job_name(launch, chunk)
-        known = run_client(["squeue", "--me", "--noheader", "--states=all", f"--name={name}", "--format=%F"])
-        if ids := known.split():
-            return ids[0]
-        raise SubmissionError(
-            "SLURM refused a submission",
-            where=f"job {launch.folder.job.name}, {path}",
-            got=str(error).replace("\n", " "),
-            fix="mend the site's values or the job's resources, then run again",
-        ) from error
-
-
-def run_client(command: Sequence[str]) -> str:
-    """Output of a SLURM client program.
-
-    Raises:
-        SubmissionError: it failed or did not answer.
-    """
-    try:
-        done = subprocess.run(
-            list(command), capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
-        )
-    except FileNotFoundError as error:
-        raise SubmissionError(
-            f"{command[0]} is not on PATH", fix="log in to the cluster, or use --executor processes"
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise SubmissionError(f"{command[0]} did not answer in {COMMAND_SECONDS:.0f} s") from error
-    if done.returncode:
-        raise SubmissionError(
-            f"{command[0]} failed",
-            got=" ".join(done.stderr.split()) or f"exit code {done.returncode}",
-            fix="see with sinfo whether the cluster answers; for a local one, source its env.sh first",
-        )
-    return done.stdout
-
-
-def check_programs(programs: Sequence[str] = PROGRAMS) -> None:
-    """Refuse to start without SLURM's client programs.
-
-    Raises:
-        SubmissionError: one is missing.
-    """
-    for program in programs:
-        if shutil.which(program) is None:
-            raise SubmissionError(
-                f"{program} is not on PATH",
-                expected=", ".join(programs),
-                fix="log in to the cluster, source the local cluster's env.sh, or use --executor processes",
-            )
 
 
 def check_folder(folder: JobFolder) -> None:
