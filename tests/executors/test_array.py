@@ -192,15 +192,11 @@ def test_a_cancelled_shard_is_interrupted_and_the_others_go_on(text_folder: Path
 
     def cancel_it() -> None:
         wait_for_workers(run, 1)
-        deadline = time.monotonic() + 30
-        while len(folder_of(run).done()) < 5:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        [slow] = set(range(6)) - folder_of(run).done()
+        [slow] = [record["shard"] for record in attempts(run, "upper") if record["outcome"] == "running"]
         said.append(cancel_shard(str(run), f"upper/{slow}"))
 
     thread = in_thread(cancel_it)
-    with pytest.raises(JobError, match="1 of 6 shards failed: shard .: cancelled by hand"):
+    with pytest.raises(JobError, match=r"1 of 6 shards failed: shard \d: cancelled by hand"):
         run_recipe(recipe, str(run), ProcessesExecutor(1))
     thread.join()
     assert "set aside" in said[0]
