@@ -46,6 +46,16 @@ def test_heartbeats_know_of_idle_time(folder):
         assert (usage.task_seconds, usage.max_rss_bytes, usage.tasks) == (55.0, 9_000, 1)
 
 
+def test_very_many_tasks_are_looked_at_in_turn(folder, monkeypatch):
+    monkeypatch.setattr(cost, "_MOST_BEATS", 3)
+    account = Account(folder)
+    for seconds, expected in ((10.0, [80.0]), (20.0, [110.0, 140.0, 160.0])):
+        for task in range(8):
+            beat = {"task": task, "state": "working", "uptime_seconds": seconds}
+            storage.write_atomic(folder.at("heartbeats", "aaaaaaaa", f"{task}.json"), storage.dump_json(beat))
+        assert [account.look().task_seconds for _ in expected] == expected
+
+
 def test_what_is_wasted(folder):
     tried(folder, 0, "done")
     tried(folder, 1, "late")
@@ -80,7 +90,7 @@ def test_records_that_cannot_change_are_read_once(folder, monkeypatch):
         tried(folder, shard, "done")
     account = Account(folder)
     first = account.look()
-    monkeypatch.setattr(storage, "read_json", lambda url: pytest.fail(url))
+    monkeypatch.setattr(storage, "read_json", pytest.fail)
     assert account.look() == first
 
 

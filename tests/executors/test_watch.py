@@ -91,6 +91,15 @@ def test_tasks_that_fell_silent(folder, tmp_path):
     assert (view.alive, view.silent) == (1, 2)
 
 
+def test_of_many_tasks_some_stand_for_the_others(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "_MOST_BEATS", 10)
+    running(folder, 0, 0)
+    for task in range(1, 40):
+        beat(folder, task, state="working" if task < 20 else "ended")
+    [view] = Watcher(str(tmp_path / "run")).look()
+    assert (view.alive, view.silent) == (20, 0)
+
+
 def test_counters_are_estimated_and_exact_in_the_end(watcher, folder, monkeypatch):
     monkeypatch.setattr(watch, "_SAMPLE_SECONDS", 0.0)  # one shard a look
     running(folder, 15, 0)

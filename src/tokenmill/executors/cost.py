@@ -26,6 +26,8 @@ from tokenmill.executors.ledger import JobFolder
 WASTED = ("error", "forgiven", "late", "lost")
 """Outcomes of attempts of which nothing is left."""
 _PRICES = "prices.json"
+_MOST_BEATS = 500
+"""Signs of life of a launch that a look reads, the first aside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,7 @@ class Account:
         self._counted: set[str] = set()
         self._ended_beats: set[tuple[str, str]] = set()
         self._tally = _Tally()
+        self._looks = 0
         self._resources = folder.job.resources
         self.running: list[dict[str, Any]] = []
         """Records of the attempts that had not ended at the last look."""
@@ -147,16 +150,20 @@ class Account:
         launches = storage.list_names(self._folder.at("submissions"))
         for launch in launches:
             self._look_at_beats(launch)
+        self._looks += 1
         self._tally.launches = len(launches)
         return self._tally.usage(self._resources, self._prices, running, alive=alive)
 
     def _look_at_beats(self, launch: str) -> None:
-        for name in storage.list_names(self._folder.at("heartbeats", launch)):
-            if (launch, name) not in self._ended_beats:
-                beat = storage.read_json(self._folder.at("heartbeats", launch, name))
-                self._tally.add_beat(launch, beat)
-                if beat.get("state") == "ended":
-                    self._ended_beats.add((launch, name))
+        names = storage.list_names(self._folder.at("heartbeats", launch))
+        names = [name for name in names if (launch, name) not in self._ended_beats]
+        first = self._looks * _MOST_BEATS % max(1, len(names))  # of very many some each time, in turn
+        most = _MOST_BEATS if self._looks else len(names)
+        for name in [*names[first:], *names[:first]][:most]:
+            beat = storage.read_json(self._folder.at("heartbeats", launch, name))
+            self._tally.add_beat(launch, beat)
+            if beat.get("state") == "ended":
+                self._ended_beats.add((launch, name))
 
 
 def usage_of(

@@ -25,6 +25,8 @@ _WINDOW_SECONDS = 60.0
 _SAMPLE_SECONDS = 0.1
 """Time that one look spends on reading new commit records of a job."""
 _MOST_SAMPLES = 1000
+_MOST_BEATS = 500
+"""Tasks of a launch that are listened to; of more, every second, third, ... stands for the others."""
 _LEAST_SECONDS = 1.0
 _MAIN = ("tokens", "documents_out", "documents", "lines", "words", "requests")
 """Ends of the names of counters that people ask for, the most wanted first."""
@@ -72,11 +74,11 @@ class Watcher:
         self._run_url = storage.absolute(run_url)
         self._prices = prices_of(self._run_url)
         self._jobs: dict[str, _JobWatch] = {}
-        self._looked = float("-inf")
+        self._due = float("-inf")
 
     def is_due(self) -> bool:
-        """True if the last look is long enough ago for a driver to look again."""
-        return self._clock() - self._looked >= _LEAST_SECONDS
+        """True if a driver may look again: it spends a tenth of its time on that at most."""
+        return self._clock() >= self._due
 
     def look(self, statuses: Sequence[JobStatus] | None = None) -> list[JobView]:
         """Every job of the run, in order of the graph.
@@ -87,16 +89,18 @@ class Watcher:
         Raises:
             InputError: the folder is not a run.
         """
-        self._looked = self._clock()
+        began = self._clock()
         driven = driver_of(self._run_url) is not None
         known = {status.folder: status for status in statuses or ()}
         views = []
         for folder in folders_of(self._run_url).values():
-            job = self._jobs.setdefault(
-                folder.url, _JobWatch(folder, Account(folder, self._prices), self._clock)
-            )
+            if folder.url not in self._jobs:
+                self._jobs[folder.url] = _JobWatch(folder, Account(folder, self._prices), self._clock)
+            job = self._jobs[folder.url]
             status = known.get(folder.url) or job.status(driven=driven)
             views.append(job.view(status))
+        now = self._clock()
+        self._due = now + max(_LEAST_SECONDS, 9 * (now - began))
         return views
 
 
@@ -170,12 +174,14 @@ class _JobWatch:
         launch = order[-1]
         seconds = self._folder.job.resources.lease_seconds
         observer = self._observers.setdefault(launch, Observer(self._folder, launch, seconds, self._clock))
-        beats = self._folder.beats(launch)
-        open_ended = [task for task, beat in beats.items() if beat["state"] != "ended"]
-        silent = sum(observer.is_silent(task, beats[task]) for task in open_ended)
-        if not beats and status.running:  # ranks of a gang have no heartbeats: their attempts say it
+        tasks = self._folder.beating(launch)
+        if not tasks and status.running:  # ranks of a gang have no heartbeats: their attempts say it
             return sum(record["launch"] == launch for record in self._account.running), 0
-        return len(open_ended) - silent, silent
+        step = -(-len(tasks) // _MOST_BEATS) or 1
+        sample = {task: self._folder.beat(launch, task) for task in tasks[::step]}
+        beats = {task: beat for task, beat in sample.items() if beat and beat["state"] != "ended"}
+        silent = sum(observer.is_silent(task, beat) for task, beat in beats.items())
+        return (len(beats) - silent) * step, silent * step
 
     def _counters(self, status: JobStatus, rate: float) -> tuple[dict[str, float], dict[str, float]]:
         """Main counters so far and per second, from a sample of the shards that are done."""
