@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tokenmill.errors import InputError, StorageError
+from tokenmill.errors import GangError, HangError, InputError, StartError, StorageError, WorldError
 from tokenmill.executors.failures import (
     CLASSES,
     LOST,
@@ -39,6 +39,10 @@ def wrapped(number: int) -> StorageError:
         (wrapped(errno.EDQUOT), "disk"),
         (wrapped(errno.EIO), "error"),
         (ValueError("x"), "error"),
+        (GangError("a rank is gone"), "lost"),
+        (WorldError("x"), "mistake"),
+        (HangError("x"), "hang"),
+        (StartError("x"), "launch"),
     ],
 )
 def test_what_entries_raise(error: Exception, expected: str) -> None:

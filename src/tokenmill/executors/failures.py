@@ -28,6 +28,7 @@ from typing import Any
 from tokenmill.errors import (
     ConfigError,
     FormatError,
+    GangError,
     HangError,
     InputError,
     MissingExtraError,
@@ -38,6 +39,8 @@ from tokenmill.executors.job import Resources
 
 MISTAKES = (ConfigError, FormatError, InputError, MissingExtraError, WorldError)
 """Errors that another attempt at the same input would only repeat."""
+_GANG_CLASSES = {WorldError: "mistake", HangError: "hang", StartError: "launch"}
+"""Other errors of gangs say that a peer is gone; if that was its own error, it has recorded it."""
 OWN = ("mistake", "error", "disk", "hang")
 """Classes that count as errors of the entry."""
 LOST = ("node", "preempted", "cancelled", "launch", "killed", "lost")
@@ -67,8 +70,8 @@ def error_class(error: BaseException) -> str:
     """Class of what an entry raised."""
     if isinstance(error, MemoryError):
         return "oom"
-    if isinstance(error, (HangError, StartError)):
-        return "hang" if isinstance(error, HangError) else "launch"
+    if isinstance(error, GangError):
+        return _GANG_CLASSES.get(type(error), "lost")
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):

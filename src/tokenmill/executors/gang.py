@@ -7,7 +7,7 @@ and the next segment or launch goes on from there. An error of one rank ends the
 import logging
 import os
 
-from tokenmill.executors.attempt import Place, run_attempt, shard_of
+from tokenmill.executors.attempt import Place, attempt_name, run_attempt, shard_of
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.stop import Stop
 
@@ -33,6 +33,10 @@ def work_gang(folder: JobFolder, place: Place, stop: Stop) -> str:
         return "error"
     if place.rank == 0:  # nobody competes for the shard; the lease shows that it is worked on
         folder.lease(place.launch, shard.index, {"task": 0, "pid": os.getpid()})
+        close_predecessors(folder, place)
+        if reason := folder.hopeless(shard.index):
+            folder.quarantine(shard.index, reason)
+            return "error"
     outcome = run_attempt(folder, shard, place, stop.requested)
     _log.info("rank %d: %s", place.rank, outcome)
     if outcome == "error" and (reason := folder.hopeless(shard.index)):
@@ -40,3 +44,19 @@ def work_gang(folder: JobFolder, place: Place, stop: Stop) -> str:
     if outcome in ("done", "late") and place.rank == 0:
         folder.publish_manifest()
     return outcome
+
+
+def close_predecessors(folder: JobFolder, place: Place) -> None:
+    """Say how earlier attempts of a launch ended, if they could not: the scheduler started this one instead.
+
+    Args:
+        folder: the job's folder.
+        place: where rank 0 of the newest attempt stands.
+    """
+    mine = attempt_name(place, "gang")
+    for record in folder.attempts(place.launch):
+        if record["outcome"] == "running" and record["attempt"] != mine:
+            error = f"ended without a word on {record['host']}; attempt {mine} was started in its place"
+            folder.write_attempt(
+                {**record, "outcome": "lost", "class": "lost", "error": error, "seconds": 0.0}
+            )
