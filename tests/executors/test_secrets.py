@@ -74,13 +74,13 @@ def test_names_that_tell():
 
 
 def test_files(tmp_path):
-    path = secret_file(tmp_path / "token", "abc\r")
-    assert secrets.load({"HF_TOKEN": str(path)}) == {"HF_TOKEN": "abc"}
+    path = secret_file(tmp_path / "token", "abcd\r")
+    assert secrets.load({"HF_TOKEN": str(path)}) == {"HF_TOKEN": "abcd"}
     path.chmod(0o400)
     secrets.check({"HF_TOKEN": str(path)})
     missing = str(tmp_path / "none")
     secrets.check({"HF_TOKEN": missing}, must_exist=False)
-    assert secrets.known_values({"A": str(path), "B": missing}) == ["abc"]
+    assert secrets.known_values({"A": str(path), "B": missing}) == ["abcd"]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,8 @@ def test_files(tmp_path):
     [
         ("HF_TOKEN", b"value", 0o640, "others may read .*\n.*\n.*mode 0600\n.*mode 0640\n.*chmod 600"),
         ("HF_TOKEN", b"\n", 0o600, "holds no value"),
-        ("HF_TOKEN", b"a\0b", 0o600, "holds no value"),
+        ("HF_TOKEN", b"abc", 0o600, "4 letters or more"),
+        ("HF_TOKEN", b"abc\0d", 0o600, "holds no value"),
         ("HF_TOKEN", b"\xff", 0o600, "is not text"),
         ("HF-TOKEN", b"value", 0o600, "needs the name of a variable"),
         ("HF_TOKEN", None, 0o600, "cannot be read"),

@@ -29,6 +29,8 @@ HIDDEN = "***"
 """What stands in the place of a secret."""
 _LEAST_LETTERS = 8
 """Shorter values of the environment are left: they would be found in ordinary words."""
+_FEWEST_LETTERS = 4
+"""Of the value in a file."""
 _LEAST_LINE = 16
 """Letters of a line of a secret of several lines (a private key) that is hidden by itself."""
 _TELLING = re.compile(r"TOKEN(?!MILL|IZER)|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
@@ -218,6 +220,10 @@ def _read(name: str, path: str) -> str:
         text = value.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise ConfigError("the file of a secret is not text", where=where, expected="UTF-8") from error
-    if not text or "\0" in text:
-        raise ConfigError("the file of a secret holds no value", where=where, expected="one value, as text")
+    if len(text) < _FEWEST_LETTERS or "\0" in text:
+        raise ConfigError(
+            "the file of a secret holds no value",
+            where=where,
+            expected=f"text of {_FEWEST_LETTERS} letters or more: shorter ones cannot be hidden",
+        )
     return text
