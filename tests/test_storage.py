@@ -1,6 +1,7 @@
 """Storage on every kind of store: local files, memory, and a real S3 protocol server."""
 
 import errno
+import os
 import hashlib
 import threading
 import uuid
@@ -140,3 +141,21 @@ def test_partial_files_are_listed_apart(tmp_path: Path) -> None:
 def test_unknown_protocols_are_refused() -> None:
     with pytest.raises(StorageError, match="unknown protocol"):
         storage.read_bytes("nope://x/y")
+
+
+@pytest.mark.parametrize(("values", "syncs"), [({}, 2), ({"sync_name": False}, 1), ({"durable": False}, 0)])
+def test_what_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, bool], syncs: int
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(
+        "os.fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    )
+    url = str(tmp_path / "folder" / "x.json")
+    assert storage.publish_once(url, b"1", **values)
+    assert len(synced) == syncs
+    assert not storage.publish_once(url, b"2", **values)
+    assert storage.read_bytes(url) == b"1"
+    synced.clear()
+    storage.sync_names(str(tmp_path / "folder"))
+    assert synced == [str(tmp_path / "folder")]

@@ -54,6 +54,7 @@ __all__ = [
     "requests",
     "s3_of",
     "sha256_of",
+    "sync_names",
     "write_atomic",
 ]
 
@@ -340,7 +341,7 @@ def write_atomic(url: str, data: bytes, *, durable: bool = True) -> None:
             _sync_folder(target)
 
 
-def publish_once(url: str, data: bytes, *, durable: bool = True) -> bool:
+def publish_once(url: str, data: bytes, *, durable: bool = True, sync_name: bool = True) -> bool:
     """Create a file unless it is there; of racing writers exactly one gets True.
 
     Local: ``link(2)``, which refuses an existing name on every POSIX file system. Object stores: a
@@ -348,15 +349,33 @@ def publish_once(url: str, data: bytes, *, durable: bool = True) -> bool:
     stores that ignore the condition (``is_exclusive`` tells) two racing writers may both get True, and the
     later bytes stand.
 
+    Args:
+        url: the file.
+        data: its content.
+        durable: wait until the disk has it; not for advice, which a crash of the machine may take away.
+        sync_name: wait for its name as well. Without that a crash may take the file away, but never a part
+            of it; ``sync_names`` makes up for it, for a whole folder at once.
+
     Raises:
         StorageError: the bytes could not be written.
     """
     with _explained(url, "publish a record"):
         if is_local(url):
-            return _publish_local(_path_of(url), data, durable)
+            return _publish_local(_path_of(url), data, durable, durable and sync_name)
         if store := _s3(url):
             return store.publish(url, data)
         return _publish_remote(url, data)
+
+
+def sync_names(url: str) -> None:
+    """Wait until the disk has the names of all files of a folder; object stores have them at once.
+
+    Raises:
+        StorageError: the disk fails.
+    """
+    if is_local(url):
+        with _explained(url, "sync a folder"):
+            _sync_folder(os.path.join(_path_of(url), "any"))
 
 
 def is_exclusive(url: str) -> bool:
@@ -398,7 +417,7 @@ def _publish_remote(url: str, data: bytes) -> bool:
     return True
 
 
-def _publish_local(target: str, data: bytes, durable: bool) -> bool:
+def _publish_local(target: str, data: bytes, durable: bool, sync_name: bool) -> bool:
     if os.path.exists(target):
         return False
     partial = _write_partial(target, data, durable)
@@ -411,7 +430,7 @@ def _publish_local(target: str, data: bytes, durable: bool) -> bool:
             raise
     finally:
         _unlink(partial)
-    if durable:
+    if sync_name:
         _sync_folder(target)
     return True
 

@@ -297,8 +297,9 @@ def _attempt_log(folder: JobFolder, shard: int, attempt: str, rank: int) -> typi
     handler: logging.Handler
     buffer = io.StringIO()
     if storage.is_local(url):
-        storage.local_path(url).parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(storage.local_path(url), encoding="utf-8")
+        path = storage.local_path(url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
     else:  # object stores cannot append: the log is stored when the attempt ends
         handler = logging.StreamHandler(buffer)
     handler.setFormatter(folder.redactor.formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -40,8 +40,19 @@ class Commits:
         return storage.join(self.url, f"{shard // PER_SEGMENT:05d}{_ENDING}")
 
     def publish(self, record: Mapping[str, Any]) -> bool:
-        """Publish a record; False if another attempt was first."""
-        return storage.publish_once(self.url_of(record["shard"]), storage.dump_json(dict(record)))
+        """Publish a record; False if another attempt was first.
+
+        A crash of the machine may take it away, whole, until ``sync``: the shard is then done again, and
+        nobody has read what it wrote, since only manifests are read.
+        """
+        url, data = self.url_of(record["shard"]), storage.dump_json(dict(record))
+        return storage.publish_once(url, data, sync_name=False)
+
+    def sync(self) -> None:
+        """Wait until the disk has all records."""
+        _, loose = self._layout()
+        for prefix in loose:
+            storage.sync_names(storage.join(self.url, f"{prefix:05d}"))
 
     def has(self, shard: int) -> bool:
         """True if a shard is done."""

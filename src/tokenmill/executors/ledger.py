@@ -451,6 +451,7 @@ class JobFolder:
         num_shards = self.num_shards()
         if num_shards is None or len(self.done()) < num_shards:
             return False
+        self._commits.sync()
         manifest = merge_commits(self.record, self.commits())
         storage.publish_once(self.at("manifest.json"), storage.dump_json(manifest, indent=1))
         return True
