@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from tokenmill import cli
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 @pytest.fixture
