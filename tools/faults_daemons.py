@@ -32,6 +32,9 @@ def lost_nodes(world: World, seed: int) -> Result:
     for pid in zombies:  # cut off in the middle of a shard, to go on when everything is over
         kill(pid, signal.SIGSTOP)
     world.lab.kill("slurmd.n2")
+    if not world.small:  # a zombie that works on all the while
+        world.lab.kill("slurmd.n3")
+        result.injected, result.fault = 3, f"{result.fault}, a living zombie"
     began = time.monotonic()
     heal(result, case, driver)
     took = time.monotonic() - began

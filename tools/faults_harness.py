@@ -266,6 +266,8 @@ class Case:
         """Options of the executor."""
         if self.world.executor == "slurm":
             return ["--executor", "slurm", "--site", str(self.site)]
+        if self.world.executor == "local":
+            return ["--executor", "local"]
         return ["--executor", self.world.executor, "--workers", str(self.shape.tasks or 4)]
 
     # drivers

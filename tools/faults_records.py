@@ -22,25 +22,36 @@ REFUSED_SECONDS = 30.0
 
 def killed_driver(world: World, seed: int) -> Result:
     """Row 8: the driver dies at each of its writes; started again, it comes to the same manifest."""
-    shape = Shape(shards=4, tasks=2)
-    slurm = world.executor == "slurm"
-    at_once = 6 if slurm else 2
     result = Result(row=8, fault="kill -9 of the driver at each of its writes")
+    _die_everywhere(result, world, "before" if world.small else "both")
+    if world.executor == "processes":  # there the driver's process does the tasks' writes as well
+        result.fault += ", with those of tasks"
+        local = World(executor="local", folder=world.folder, small=world.small, references=world.references)
+        _die_everywhere(result, local, "before" if world.small else "both")
+    result.number = f"same manifest after {result.injected} deaths"
+    return result
+
+
+def _die_everywhere(result: Result, world: World, sides: str) -> None:
+    """Count what came of deaths at every write of a driver."""
+    shape = Shape(shards=4, tasks=2)
     case = world.case("crash", shape)
-    words = [sys.executable, str(TOOLS / "faults_crash.py"), "--recipe", str(case.recipe)]
-    words += ["--folder", str(case.folder / "runs"), "--at-once", str(at_once)]
-    words += ["--sides", "before" if world.small else "both", "--", *case.placement()]
+    words = [sys.executable, str(TOOLS / "faults_crash.py"), "--recipe", str(case.recipe), "--sides", sides]
+    words += ["--folder", str(case.folder / "runs"), "--at-once", "6" if world.executor == "slurm" else "2"]
     out = case.folder / "crash.out"
     with out.open("wb") as file:
         code = subprocess.run(
-            words, env=case.environment(), stdout=file, stderr=subprocess.STDOUT, check=False, timeout=1800
+            [*words, "--", *case.placement()],
+            env=case.environment(),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=1800,
         ).returncode
     lines = out.read_text().splitlines()
-    if code or not lines:
-        result.demand(False, f"the crash program ended with {code}: {' '.join(lines[-3:])}")
-        return result
+    result.demand(not code and bool(lines), f"the crash program ended with {code}: {' '.join(lines[-3:])}")
     wanted = world.reference(shape)
-    for point in json.loads(lines[-1]):
+    for point in json.loads(lines[-1]) if lines and not code else ():
         found: Outputs = {(job, name): digest for job, name, digest in point["outputs"]}
         result.injected += 1
         result.resumes += 1
@@ -48,11 +59,10 @@ def killed_driver(world: World, seed: int) -> Result:
         result.identical += sum(found.get(key) == value for key, value in wanted.items())
         result.lost += len(set(wanted) - set(found))
         result.doubled += max(0, point["lines"] - point["wanted_lines"])
-        result.demand(found == wanted, f"after death {point['side']} {point['write']}: {point['words']}")
-        result.demand(point["lines"] == point["wanted_lines"], f"{point['lines']} lines counted")
-    result.seconds = case.seconds
-    result.number = f"same manifest after {result.injected} deaths"
-    return result
+        where = f"{world.executor}, death {point['side']} write {point['write']}"
+        result.demand(found == wanted, f"{where}: {point['words']}")
+        result.demand(point["lines"] == point["wanted_lines"], f"{where}: {point['lines']} lines counted")
+    result.seconds += case.seconds
 
 
 FULL = {"data": ("data",), "commits": ("done",), "attempts": ("attempts",), "logs": ("logs",)}
