@@ -17,6 +17,8 @@ from tokenmill.executors.mpi_start import PMI, start_fix
 from tokenmill.executors.world import Bytes, World, late
 
 _MOST_PAUSE_SECONDS = 0.002
+_BYTES_PER_SECOND = 1e7
+"""Of a slow network."""
 
 
 @dataclass(kw_only=True)
@@ -32,7 +34,7 @@ class MpiWorld(World):
         self.finish(self.comm.Iallgather(np.array([len(value)], np.int64), sizes), "lengths of a gather")
         got = np.empty(int(sizes.sum()), np.uint8)
         mine = np.frombuffer(value, np.uint8)
-        self.finish(self.comm.Iallgatherv(mine, [got, sizes]), "a gather")
+        self.finish(self.comm.Iallgatherv(mine, [got, sizes]), "a gather", got.size)
         return _split(got, sizes)
 
     def exchange_bytes(self, parts: Sequence[Bytes]) -> list[Bytes]:
@@ -42,22 +44,30 @@ class MpiWorld(World):
         self.finish(self.comm.Ialltoall(given, sizes), "lengths of an exchange")
         mine = np.frombuffer(b"".join(parts), np.uint8)
         got = np.empty(int(sizes.sum()), np.uint8)
-        self.finish(self.comm.Ialltoallv([mine, given], [got, sizes]), "an exchange")
+        self.finish(self.comm.Ialltoallv([mine, given], [got, sizes]), "an exchange", mine.size + got.size)
         return _split(got, sizes)
 
-    def finish(self, request: Any, what: str) -> None:
+    def finish(self, request: Any, what: str, num_bytes: int = 0) -> None:
         """Wait for a call that was begun.
+
+        Args:
+            request: mpi4py's handle.
+            what: what it is, for messages.
+            num_bytes: what it moves at this rank: looking is what moves them, so it is done without pauses
+                for as long as that may take.
 
         Raises:
             GangError: the others did not come in time.
         """
-        deadline, pause = time.monotonic() + self.timeout_seconds, 0.00002
+        began, pause = time.monotonic(), 0.00002
+        busy = num_bytes / _BYTES_PER_SECOND
         while not request.Test():
-            if time.monotonic() > deadline:
+            seconds = time.monotonic() - began
+            if seconds > self.timeout_seconds:
                 raise late(self, what)
             self.check()
-            time.sleep(pause)
-            pause = min(_MOST_PAUSE_SECONDS, pause * 1.5)
+            time.sleep(0.0 if seconds < busy else pause)
+            pause = pause if seconds < busy else min(_MOST_PAUSE_SECONDS, pause * 1.5)
 
 
 def _split(data: NDArray[np.uint8], sizes: NDArray[np.int64]) -> list[Bytes]:
