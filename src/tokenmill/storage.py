@@ -129,7 +129,7 @@ def _buffered_file() -> Any:
 
 
 def exists(url: str) -> bool:
-    """True if a file or a folder is there."""
+    """True if a file is there; or a folder, but not on S3, which has none."""
     if is_local(url):
         return os.path.exists(_path_of(url))
     if store := _s3(url):

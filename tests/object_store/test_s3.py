@@ -148,7 +148,7 @@ def test_listing_by_name_and_by_glob(s3_proxy: Any, s3_url: str) -> None:
     assert found("[ab]*") == ["a b é/1.txt", "b.txt", "b/2.txt", "b/3.json"], "a glob may match folders"
     assert found("none") == found("n*") == []
     assert storage.list_names(f"{s3_url}/b") == ["2.txt", "3.json"]
-    assert storage.exists(f"{s3_url}/b")
+    assert not storage.exists(f"{s3_url}/b"), "a store has no folders"
     assert storage.exists(f"{s3_url}/b.txt")
     assert not storage.exists(f"{s3_url}/c")
 

@@ -33,6 +33,8 @@ _MOST_IDLE_LAUNCHES = 3
 """Launches in a row of a job in which no task began an attempt."""
 _LONGEST_BACKOFF_SECONDS = 300.0
 _FOLD_SECONDS = 30.0
+_REST = 3.0
+"""A look is followed by a rest that is so much longer: on object stores a look is a hundred requests."""
 
 
 @dataclass(kw_only=True)
@@ -364,11 +366,13 @@ def _drive(
     driver: Driver, on_change: Callable[[Sequence[JobStatus]], None], may_leave: Callable[[], bool] | None
 ) -> None:
     try:
+        began = time.monotonic()
         while driver.tick():
             on_change(driver.statuses())
             if may_leave is not None and may_leave():
                 return
-            time.sleep(driver.executor.poll_seconds)
+            time.sleep(max(driver.executor.poll_seconds, _REST * (time.monotonic() - began)))
+            began = time.monotonic()
     except KeyboardInterrupt:
         if not driver.executor.queues:  # a queue goes on without its driver; processes do not
             driver.cancel()

@@ -62,10 +62,8 @@ class S3Store:
         return answer
 
     def exists(self, url: str) -> bool:
-        """True if an object is there, or something below it."""
-        if self.head(url) is not None:
-            return True
-        return bool(next(self._pages(f"{url}/", {"MaxKeys": 1})).get("Contents"))
+        """True if an object is there."""
+        return self.head(url) is not None
 
     def read(self, url: str) -> bytes:
         """Bytes of an object, checked against what the store knows of them.
