@@ -89,7 +89,7 @@ def serve(name: str, folder: Path) -> Iterator[Server]:
     log = folder.with_suffix(".log")
     command = [program, *_words(name, folder, ports)]
     if limit := shutil.which("timeout"):
-        command = [limit, str(_MOST_SECONDS), *command]
+        command = [limit, "--foreground", str(_MOST_SECONDS), *command]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
