@@ -110,7 +110,6 @@ class Teller:
                 if is_new:
                     raise
                 _warn(f"not told: {' '.join(str(error).split())}")
-        self._began = time.monotonic()
         self._warned = False
 
     @property
@@ -144,13 +143,14 @@ class Teller:
         if error is not None and (not isinstance(error, JobError) or not failures):
             failures.append(" ".join(str(error).split()))
         keys = ("name", "state", "num_shards", "done", "failed", "message")
+        run = read_run(self._run_dir)
         notice = Notice(
             run=storage.absolute(self._run_dir),
-            recipe=str(read_run(self._run_dir)["name"]),
+            recipe=str(run["name"]),
             state="failed" if state not in ("complete", "cancelled") else state,
             jobs=[{key: getattr(view.status, key) for key in keys} for view in views],
             failures=failures,
-            seconds=time.monotonic() - self._began,
+            seconds=max(0.0, time.time() - run["created"]),
             usage=asdict(total([view.usage for view in views])),
         )
         notify.tell(self._channels, notice, self._redactor, _warn)

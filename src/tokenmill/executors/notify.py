@@ -57,7 +57,7 @@ class Notice:
     failures: Sequence[str]
     """Why it is not complete, a line each."""
     seconds: float
-    """How long this driver worked on it, in seconds."""
+    """Since the run was begun, in seconds."""
     usage: Mapping[str, Any] = field(default_factory=dict)
     """What it took; see ``cost.Usage``."""
 
@@ -71,7 +71,10 @@ class Notice:
         took = f"{hours(self.usage.get('core_hours', 0.0))} core-hours"
         if cost := self.usage.get("cost"):
             took += f", cost {price(cost)}"
-        lines = [self.title(), f"{self.run} on {socket.gethostname()}, {duration(self.seconds)}, {took}"]
+        lines = [
+            self.title(),
+            f"{self.run} on {socket.gethostname()}, {duration(self.seconds)} after its begin, {took}",
+        ]
         lines += self.failures[:_MOST_FAILURES]
         if more := len(self.failures) - _MOST_FAILURES:
             lines += [f"and {more} more"] if more > 0 else []
