@@ -143,6 +143,31 @@ class GangRun:
         return [f"{record['attempt'].partition('-')[2]} {record['outcome']}" for record in records]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Starts:
+    """By whom training must have been started, and how often: each event has one actor."""
+
+    launches: int
+    """By the driver."""
+    requeues: int = 0
+    """By SLURM."""
+    either: int = 0
+    """Events after which it depends on how long the processes take to end after their notice."""
+
+    def rows(self, run: GangRun) -> list[dict[str, Any]]:
+        """Rows of a run on SLURM."""
+        launches, requeues = run.num_launches(), run.requeues()
+        print(f"{run.name}: {launches} launches by the driver, {requeues} requeues by SLURM", flush=True)
+        total = self.launches + self.requeues + self.either
+        rows = [row(f"{run.name}: starts by driver or SLURM", launches + requeues, "starts", exactly=total)]
+        rows.append(
+            row(f"{run.name}: of them by SLURM", requeues, "requeues", at_most=self.requeues + self.either)
+        )
+        if not self.either:
+            rows[-1] = row(f"{run.name}: of them by SLURM", requeues, "requeues", exactly=self.requeues)
+        return rows
+
+
 # what is done
 
 
