@@ -176,6 +176,7 @@ class Cluster:
             crew.left += count
             self.num_queued += count
             wait = lognormal(self.rng, self.machines.queue_wait_seconds, self.machines.queue_wait_sigma)
+            self.wait_seconds += wait * count
             self.events.after(wait, functools.partial(self._may_start, crew, first, first + count))
 
     def _may_start(self, crew: Crew, first: int, end: int) -> None:

@@ -82,7 +82,7 @@ def _tasks(job: Job, work: Work, sizes: Mapping[str, int]) -> int:
 
 def _tasks_around(wanted: int, num_shards: int, scenario: Scenario) -> Sequence[int]:
     most = min(scenario.machines.max_tasks, num_shards)
-    counts = {max(1, wanted // 8), max(1, wanted // 4), max(1, wanted // 2), min(most, wanted * 2)}
+    counts = {max(1, wanted // 4), max(1, wanted // 2), min(most, wanted * 2)}
     return sorted(counts - {wanted})
 
 
