@@ -1,8 +1,8 @@
 """Storage on every kind of store: local files, memory, and a real S3 protocol server."""
 
 import errno
-import os
 import hashlib
+import os
 import threading
 import uuid
 from pathlib import Path
