@@ -190,8 +190,7 @@ class Driver:
             if self._clock() > self._folded + _FOLD_SECONDS:
                 self._folded = self._clock()
                 folder.fold_commits()
-            if folder.publish_manifest():
-                folder.fold_commits()
+            if folder.publish_manifest():  # removing thousands of files may take long: gc folds the rest
                 self._complete[name] = job_status(folder)
         return name in self._complete
 

@@ -95,6 +95,8 @@ def gc(run_url: str, executor: Executor, *, dry_run: bool = False) -> list[Orpha
     if not dry_run:
         for orphan in orphans:
             _remove(orphan)
+        for folder in folders.values() if not live else ():
+            folder.fold_commits()
     return orphans
 
 
