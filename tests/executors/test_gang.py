@@ -13,9 +13,12 @@ from entries import HERE
 from test_executors import attempts, outputs
 
 from tokenmill.errors import JobError
+from tokenmill.executors.attempt import Place, attempt_name
 from tokenmill.executors.driver import run_recipe
+from tokenmill.executors.gang import close_predecessors
 from tokenmill.executors.job import Job, Recipe, Resources
 from tokenmill.executors.launch import Executor
+from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.site import Site
 from tokenmill.executors.slurm import SlurmExecutor
@@ -176,3 +179,26 @@ class TestRealSlurm(Contract):
 def test_other_executors_have_no_use_for_segments(text_folder: Path, tmp_path: Path) -> None:
     run_recipe(recipe_of(text_folder, [], segments=3), str(tmp_path / "run"), LocalExecutor())
     assert names(tmp_path / "run") == [("s0r0", "done")]
+
+
+def test_attempts_that_the_scheduler_killed_are_said_to_be_lost(tmp_path: Path) -> None:
+    folder = JobFolder(str(tmp_path))
+    places = [Place(launch="0a", restart=0), Place(launch="0a", restart=1), Place(launch="0b")]
+    for place in places:
+        name = attempt_name(place, "gang")
+        record = {
+            "shard": 0,
+            "attempt": name,
+            "rank": 0,
+            "launch": place.launch,
+            "host": "n1",
+            "started": 0.0,
+        }
+        folder.write_attempt(record | {"outcome": "running"})
+    close_predecessors(folder, places[1])
+    found = {record["attempt"]: (record["outcome"], record.get("class")) for record in folder.attempts()}
+    assert found == {
+        "0a-s0r0": ("lost", "lost"),
+        "0a-s0r1": ("running", None),
+        "0b-s0r0": ("running", None),  # another launch: its end is for the driver to judge
+    }

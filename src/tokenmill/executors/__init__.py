@@ -5,10 +5,11 @@
     recipe ──> driver ──> launch ──> task ──> attempt ──> commit record ──> manifest
                  │          │          │                       │               │
                graph     executor    worker                 ledger        what the next
-                        (local, processes, slurm)                          job reads
+                        (local, processes, mpi, slurm)                     job reads
 
 ``job`` holds the values, ``plan`` cuts inputs into shards, ``ledger`` owns every path of a job's folder,
-``attempt`` calls an entry and commits its outputs, ``worker`` is one task, ``driver`` applies one rule until
+``attempt`` calls an entry and commits its outputs, ``worker`` is one task, ``gang`` one rank of several that
+begin with a ``roll_call`` and exchange data through a ``world``, ``driver`` applies one rule until
 nothing is left to do, ``preview`` is the dry run, ``status``, ``explain`` and ``report`` read the folders for
 people, ``verify`` and ``gc`` compare them with the records.
 
