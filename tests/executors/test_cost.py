@@ -72,7 +72,10 @@ def test_what_runs_counts_up_to_now_and_is_read_again(folder):
     record = tried(folder, 0, "running", started=time.time() - 100)
     account = Account(folder)
     assert 100 <= account.look().task_seconds < 160
-    assert account.look(alive=False).task_seconds == 0.0  # nobody knows when it died
+    dead = account.look(alive=False)
+    assert dead.task_seconds == 0.0  # nobody knows when it died
+    assert (dead.attempts, dead.failures) == ({"lost": 1}, {"lost": 1})
+    assert account.look(alive=False) == dead
     folder.write_attempt(record | {"outcome": "done", "seconds": 5.0})
     assert account.look().task_seconds == 5.0
     assert account.look().attempts == {"done": 1}
@@ -80,9 +83,12 @@ def test_what_runs_counts_up_to_now_and_is_read_again(folder):
 
 def test_what_runs_never_outlives_its_heartbeat(folder):
     tried(folder, 0, "running", started=time.time() - 1000)
-    beat = {"task": 0, "state": "working", "uptime_seconds": 30.0}
+    beat = {"task": 0, "state": "working", "uptime_seconds": 30.0, "shard": 0, "seconds": 20.0}
     storage.write_atomic(folder.at("heartbeats", "aaaaaaaa", "0.json"), storage.dump_json(beat))
     assert Account(folder).look().task_seconds == 30.0
+    dead = Account(folder).look(alive=False)
+    assert dead.task_seconds == 30.0
+    assert dead.wasted_core_hours == pytest.approx(20 / 3600)
 
 
 def test_records_that_cannot_change_are_read_once(folder, monkeypatch):

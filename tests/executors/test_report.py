@@ -158,18 +158,23 @@ def test_attempts_that_died_are_failures(tmp_path):
     ledgers.attempt(folder, 0, "aaaaaaaa-0", "running")
     ledgers.attempt(folder, 1, "aaaaaaaa-1", "lost", **{"class": "oom"})
     ledgers.attempt(folder, 2, "aaaaaaaa-2", "done")
-    driven = report.failed_attempts(folder, folder.attempts(), driven=False)
-    assert [record["shard"] for record in driven] == [1]  # the queue may still hold the other
+
+    def outcomes(*, driven):
+        return [record["outcome"] for record in report.with_losses(folder, folder.attempts(), driven=driven)]
+
+    assert outcomes(driven=False) == ["running", "lost", "done"]  # the queue may still hold the first
     ledgers.launch(folder, "bbbbbbbb")
-    dead = report.failed_attempts(folder, folder.attempts(), driven=True)
-    assert [(record["shard"], record["outcome"]) for record in dead] == [(0, "lost"), (1, "lost")]
+    assert outcomes(driven=True) == ["lost", "lost", "done"]
     ledgers.attempt(folder, 3, "bbbbbbbb-3", "running")
-    assert len(report.failed_attempts(folder, folder.attempts(), driven=True)) == 2
-    assert len(report.failed_attempts(folder, folder.attempts(), driven=False)) == 3
+    assert outcomes(driven=True) == ["lost", "lost", "done", "running"]
+    assert outcomes(driven=False) == ["lost", "lost", "done", "lost"]
+    storage.write_atomic(folder.at("manifest.json"), b"{}")
+    assert outcomes(driven=True) == ["lost", "lost", "done", "lost"]
+    storage.remove(folder.at("manifest.json"))
     text = page.html_page(report.collect(str(tmp_path / "run")))
     assert "oom, attempt aaaaaaaa-1" in text
     assert "it ended without a word" in text
-    assert "failed and lost attempts: 1 oom" in text
+    assert "failed and lost attempts: 1 oom, 2 lost" in text
 
 
 def test_rejects_are_not_passed_on(tmp_path):

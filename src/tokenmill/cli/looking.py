@@ -123,8 +123,8 @@ def _attempts(run_dir: str, target: str, *, failed: bool) -> list[dict[str, Any]
     driven = driver_of(run_dir) is not None
 
     def records(folder: JobFolder) -> list[dict[str, Any]]:
-        every = folder.attempts()
-        return reports.failed_attempts(folder, every, driven=driven) if failed else every
+        every = reports.with_losses(folder, folder.attempts(), driven=driven)
+        return [attempt for attempt in every if not failed or attempt["outcome"] in reports.ENDED_BADLY]
 
     return [
         {"job": name, **attempt, "log": folder.log_url(attempt["shard"], attempt["attempt"], attempt["rank"])}

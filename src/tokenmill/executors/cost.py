@@ -13,6 +13,7 @@ is the start of an interpreter before its first sign of life.
 2.0
 """
 
+import copy
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -136,7 +137,7 @@ class Account:
         """Usage up to now.
 
         Args:
-            alive: whether tasks may work on the job; attempts that never ended have taken no time if not.
+            alive: whether tasks may work on the job; if not, attempts that never ended are lost.
         """
         running = self.running = []
         for name in storage.list_names(self._folder.at("attempts")):
@@ -197,6 +198,7 @@ class _Tally:
         self._max_rss_bytes = 0
         self._spans: dict[_TaskKey, tuple[float, float]] = {}
         self._uptimes: dict[_TaskKey, float] = {}
+        self._last: dict[_TaskKey, tuple[int, float]] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count an attempt that has ended."""
@@ -214,15 +216,22 @@ class _Tally:
     def add_beat(self, launch: str, beat: Mapping[str, Any]) -> None:
         """Count a sign of life of a task."""
         key = (launch, int(beat["task"]), 0)
+        self._last[key] = (int(beat.get("shard", -1)), float(beat.get("seconds", 0.0)))
         self._uptimes[key] = max(self._uptimes.get(key, 0.0), float(beat.get("uptime_seconds", 0.0)))
         self._max_rss_bytes = max(self._max_rss_bytes, int(beat.get("rss_bytes", 0)))
 
     def usage(
         self, resources: Resources, prices: Prices, running: Sequence[Mapping[str, Any]], *, alive: bool
     ) -> Usage:
-        """The sums, with attempts that run now counted up to now."""
+        """The sums, with attempts that have not ended counted up to now, or as lost."""
+        if not alive and running:
+            whole = copy.deepcopy(self)
+            for record in running:
+                seconds = whole.last_seconds(record)
+                whole.add({**record, "outcome": "lost", "class": "lost", "seconds": seconds})
+            return whole.usage(resources, prices, (), alive=True)
         outcomes, spans, now_seconds = self._outcomes.copy(), dict(self._spans), 0.0
-        now = time.time() if alive else 0.0
+        now = time.time()
         for record in running:
             outcomes["running"] += not record["rank"]
             seconds = self._so_far(record, now)
@@ -250,6 +259,11 @@ class _Tally:
             memory_bytes=resources.memory_bytes,
             cost=core_hours * prices.core_hour + gpu_hours * prices.gpu_hour,
         )
+
+    def last_seconds(self, record: Mapping[str, Any]) -> float:
+        """How long an attempt had taken when its task showed life for the last time; 0 if it never did."""
+        shard, seconds = self._last.get(_key(record), (-1, 0.0))
+        return seconds if shard == record["shard"] else 0.0
 
     def _so_far(self, record: Mapping[str, Any], now: float) -> float:
         """Seconds of an attempt that has not ended: never beyond the last sign of life of its task."""

@@ -57,13 +57,14 @@ def collect(run_url: str) -> dict[str, Any]:
     """Plain values of a run's report, complete or not."""
     run = read_run(run_url)
     now = time.time()
-    prices = cost.prices_of(run_url)
+    prices, driven = cost.prices_of(run_url), driver_of(run_url) is not None
     jobs, timeline, usages = [], [], []
     for row in run["jobs"]:
         folder = JobFolder(storage.join(run_url, row["folder"]))
         status = job_status(folder)
         attempts = folder.attempts()
         usages.append(cost.usage_of(folder, attempts, prices, alive=status.state == "running"))
+        attempts = with_losses(folder, attempts, driven=driven)
         job = _job(folder, status, attempts, usages[-1])
         job["parents"] = [*row["parents"], *_recipe_inputs(job, run["recipe"]["inputs"])]
         jobs.append(job)
@@ -76,7 +77,7 @@ def collect(run_url: str) -> dict[str, Any]:
     for job in jobs:
         job["is_last"] = job["name"] not in read
         counters.merge(job["counters"])
-    state = overall_state([job["state"] for job in jobs], driven=driver_of(run_url) is not None)
+    state = overall_state([job["state"] for job in jobs], driven=driven)
     return {
         "format": _FORMAT,
         "run": {
@@ -165,10 +166,10 @@ def _failures(folder: JobFolder, attempts: Sequence[Mapping[str, Any]]) -> list[
     ]
 
 
-def failed_attempts(
+def with_losses(
     folder: JobFolder, attempts: Sequence[Mapping[str, Any]], *, driven: bool
 ) -> list[dict[str, Any]]:
-    """Attempts that failed or died; one that died before anybody noticed has the outcome lost as well.
+    """Attempts with the outcome lost for those that died and of which nobody has noticed it.
 
     Args:
         folder: the job's folder.
@@ -180,13 +181,12 @@ def failed_attempts(
     if newest and not driven:
         intent = storage.read_json(folder.at("submissions", newest, "intent.json"))
         newest = newest if intent["executor"] == "slurm" else ""
-    dead = [
-        {**attempt, "outcome": "lost"}
+    return [
+        {**attempt, "outcome": "lost", "class": "lost"}
         if attempt["outcome"] == "running" and attempt["launch"] != newest
         else dict(attempt)
         for attempt in attempts
     ]
-    return [attempt for attempt in dead if attempt["outcome"] in ENDED_BADLY]
 
 
 def log_tail(url: str, num_lines: int = _LOG_TAIL_LINES) -> str:
