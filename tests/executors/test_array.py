@@ -12,14 +12,17 @@ from entries import make_recipe
 from test_executors import attempts, outputs, wait_for_workers
 
 from tokenmill.errors import JobError
+from tokenmill.executors.array import MOST_REFUSALS, _Sharer
+from tokenmill.executors.attempt import Place
 from tokenmill.executors.cancel import cancel_shard
 from tokenmill.executors.driver import run_recipe
-from tokenmill.executors.job import Job, Recipe, Resources
+from tokenmill.executors.job import Job, Recipe, Resources, Sharding
 from tokenmill.executors.leases import Heart, Held, Observer, Overtaken, choose, straggler_seconds
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.processes import ProcessesExecutor
 from tokenmill.executors.status import recipe_status
+from tokenmill.executors.stop import Stop
 
 
 def only_upper(recipe: Recipe, **resources: Any) -> Recipe:
@@ -72,6 +75,7 @@ def test_a_stopped_task_loses_its_shard_after_the_lease(text_folder: Path, tmp_p
         run_recipe(recipe, str(run), ProcessesExecutor(2))
     finally:
         freezer.join()
+    with pytest.raises(ProcessLookupError):  # it does not outlive the run, or the driver would wait for it
         os.kill(frozen[0], signal.SIGKILL)
     assert folder_of(run).done() == set(range(6))
     assert len(folder_of(run).launch_order()) == 1
@@ -203,3 +207,22 @@ def test_a_cancelled_shard_is_interrupted_and_the_others_go_on(text_folder: Path
     run_recipe(recipe, str(run), ProcessesExecutor(1), retry_failed=True)
     assert folder_of(run).done() == set(range(6))
     assert cancel_shard(str(run), "upper/0") == "upper/0: it is done already"
+
+
+def test_leases_are_listed_again_when_others_have_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = JobFolder(str(tmp_path))
+    folder.write_job(Job(name="j", entry="x.y", sharding=Sharding(mode="count", count=60)), "0" * 64, {})
+    sharer = _Sharer(folder, Place(launch="one", num_tasks=2), Stop(), Heart(folder, "one", 0, "here"))
+    shards = sharer._leases()
+    assert [next(shards).index, next(shards).index] == [0, 1]  # the second one was listed
+    for index in range(2, 50):
+        assert folder.lease("one", index, {"task": 1})
+    tried: list[int] = []
+    lease = folder.lease
+    monkeypatch.setattr(
+        folder, "lease", lambda launch, index, holder: tried.append(index) or lease(launch, index, holder)
+    )
+    assert [shard.index for shard in shards] == list(range(50, 60))
+    assert tried == [*range(2, 2 + MOST_REFUSALS), *range(50, 60)]

@@ -23,6 +23,8 @@ _BY_THE_NODE = ("error", "disk")
 """Classes of failures that another node might not see."""
 _NOT_HERE = ("oom", "disk")
 """Classes of failures that this task would only repeat."""
+MOST_REFUSALS = 8
+"""Leases in a row that others had, after which a task lists them again."""
 MOST_HANDS = 16
 """Idle tasks that wait to take over what others lose."""
 SAMPLE = 64
@@ -80,11 +82,21 @@ class _Sharer:
         mine = plan[_first(len(plan), place)]  # nobody else begins here, so nothing need be listed for it
         if not folder.is_settled(mine.index) and folder.lease(place.launch, mine.index, self._holder()):
             yield mine
-        taken = folder.done() | set(folder.quarantined()) | set(folder.leased(place.launch))
+        taken, refused = self._taken(), 0
         for offset in range(1, len(plan)):
             index = (mine.index + offset) % len(plan)
-            if index not in taken and folder.lease(place.launch, index, self._holder()):
+            if index in taken:
+                continue
+            if folder.lease(place.launch, index, self._holder()):
+                refused = 0
                 yield plan[index]
+            elif (refused := refused + 1) >= MOST_REFUSALS:  # the listing is old
+                taken, refused = self._taken(), 0
+
+    def _taken(self) -> set[int]:
+        """Shards that need nobody, or are held in this launch."""
+        folder = self._folder
+        return folder.done() | set(folder.quarantined()) | set(folder.leased(self._place.launch))
 
     def _holder(self) -> dict[str, int]:
         return {"task": self._place.index, "pid": os.getpid()}

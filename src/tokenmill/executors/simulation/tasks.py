@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenmill.executors.array import LONGEST_PAUSE, MOST_HANDS, SAMPLE, SHORTEST_PAUSE
+from tokenmill.executors.array import LONGEST_PAUSE, MOST_HANDS, MOST_REFUSALS, SAMPLE, SHORTEST_PAUSE
 from tokenmill.executors.job import Job
 from tokenmill.executors.launch import Launch
 from tokenmill.executors.leases import BEATS_PER_LEASE, Held, choose, straggler_seconds
@@ -185,6 +185,10 @@ class SimulatedJob:
             before = task.scanned
             shard = self._claim(task)
             refused = round((task.scanned - before) * task.free_share)
+            if refused > MOST_REFUSALS:  # the listing is old: it lists again
+                refused = MOST_REFUSALS
+                task.free_share = self._unclaimed[task.crew.token].left / self.folder.size
+                self._touch("list", 3 + self.folder.size // _PER_FOLDER)
             self._touch("lease", refused)
             pause = refused * self.setting.cluster.machines.call_seconds
             if shard is not None:
