@@ -33,6 +33,7 @@ _MOST_IDLE_LAUNCHES = 3
 """Launches in a row of a job in which no task began an attempt."""
 _LONGEST_BACKOFF_SECONDS = 300.0
 _FOLD_SECONDS = 30.0
+_LEFTOVER_SECONDS = 5.0
 _REST = 3.0
 """A look is followed by a rest that is so much longer: on object stores a look is a hundred requests."""
 
@@ -273,6 +274,15 @@ class Driver:
             left = node.folder.num_shards() or node.job.resources.tasks or 1
         return max(1, self.executor.num_tasks(node.job.resources.tasks_for(left)))
 
+    def end_leftovers(self) -> None:
+        """End tasks of jobs that need them no more: overtaken ones, and processes that do not even hear."""
+        launches = [launch for progress in self._progress.values() for launch in progress.launches]
+        deadline = self._clock() + _LEFTOVER_SECONDS
+        while (live := self.executor.live(launches)) and self._clock() < deadline:
+            self.executor.nudge([launch for launch in launches if launch.token in live])
+            time.sleep(self.executor.poll_seconds)
+        self.executor.cancel([launch for launch in launches if launch.token in (live or set())])
+
     def cancel(self) -> None:
         """End everything that runs for this run."""
         self.executor.cancel([launch for progress in self._progress.values() for launch in progress.launches])
@@ -372,7 +382,9 @@ def _drive(
                 return
             time.sleep(max(driver.executor.poll_seconds, _REST * (time.monotonic() - began)))
             began = time.monotonic()
-    except KeyboardInterrupt:
+        if not driver.executor.queues:
+            driver.end_leftovers()
+    except BaseException:
         if not driver.executor.queues:  # a queue goes on without its driver; processes do not
             driver.cancel()
         raise

@@ -7,6 +7,7 @@ What SLURM says is a hint. Launches are found by the token in the job's name, ne
 restarted controller may forget jobs and give their ids to others.
 """
 
+import logging
 import re
 import shlex
 import sys
@@ -30,6 +31,7 @@ from tokenmill.executors.slurm_client import run_client, submit
 ALLOWED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "SHELL", "TMPDIR")
 """Variables that every job may see; a site allows more. Never ALL: secrets would enter SLURM's database."""
 NAME_PREFIX = "tokenmill"
+_log = logging.getLogger("tokenmill.slurm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,8 +232,12 @@ class SlurmExecutor:
             storage.write_atomic(str(path), script.encode())
             try:
                 job_id = submit(job_name(launch, chunk), str(path), launch.folder.job.name)
-            except SubmissionError:
+            except SubmissionError as error:
                 self.cancel([launch])
+                if launch.after and "dependency" in str(error).lower():
+                    # what it waits for has ended, or was forgotten, since the last look: the next one decides
+                    _log.warning("job %s is not queued now: %s", launch.folder.job.name, error.got)
+                    return
                 raise
             receipt = {"job_id": job_id, "num_tasks": chunk.num_tasks, "name": job_name(launch, chunk)}
             storage.write_atomic(
