@@ -157,3 +157,9 @@ def make_recipe(folder: Path, *, shards: int = 9, tasks: int = 0, **config: obje
             ),
         ),
     )
+
+
+def numbered(config: CountConfig, task: Task) -> None:
+    """Write the number of the shard."""
+    with task.output(f"numbers/{task.shard_name}.json") as file:
+        file.write(storage.dump_json({"shard": task.shard.index}))
