@@ -146,6 +146,16 @@ def test_a_message_that_never_arrives_is_not_waited_for_for_ever() -> None:
         world.finish(Never(), "a gather")
 
 
+def test_an_error_of_mpi_says_that_a_rank_is_gone() -> None:
+    class Broken:
+        def Iallgather(self, *_: object) -> None:  # noqa: N802 - mpi4py's name
+            raise RuntimeError("MPI_ERR_PROC_FAILED")
+
+    world = MpiWorld(rank=0, world_size=2, comm=Broken())
+    with pytest.raises(GangError, match=r"lost contact(.|\n)*rank 0 of 2, a gather(.|\n)*PROC_FAILED"):
+        world.barrier()
+
+
 def test_the_world_of_one_needs_nobody() -> None:
     world = World(rank=0, world_size=1)
     world.barrier()

@@ -4,8 +4,9 @@ Nobody waits inside MPI: every call is begun, then looked at again and again wit
 waits leaves its core to others and gives up when nobody comes.
 """
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,21 +32,36 @@ class MpiWorld(World):
     def gather_bytes(self, value: Bytes) -> list[Bytes]:
         """Values of all ranks, in order of rank, on every rank."""
         sizes = np.empty(self.world_size, np.int64)
-        self.finish(self.comm.Iallgather(np.array([len(value)], np.int64), sizes), "lengths of a gather")
-        got = np.empty(int(sizes.sum()), np.uint8)
         mine = np.frombuffer(value, np.uint8)
-        self.finish(self.comm.Iallgatherv(mine, [got, sizes]), "a gather", got.size)
+        with self._explained("a gather"):
+            self.finish(self.comm.Iallgather(np.array([len(value)], np.int64), sizes), "lengths of a gather")
+            got = np.empty(int(sizes.sum()), np.uint8)
+            self.finish(self.comm.Iallgatherv(mine, [got, sizes]), "a gather", got.size)
         return _split(got, sizes)
 
     def exchange_bytes(self, parts: Sequence[Bytes]) -> list[Bytes]:
         """Part r goes to rank r; returns what each rank had for this one, in order of rank."""
         given = np.array([len(part) for part in parts], np.int64)
         sizes = np.empty(self.world_size, np.int64)
-        self.finish(self.comm.Ialltoall(given, sizes), "lengths of an exchange")
         mine = np.frombuffer(b"".join(parts), np.uint8)
-        got = np.empty(int(sizes.sum()), np.uint8)
-        self.finish(self.comm.Ialltoallv([mine, given], [got, sizes]), "an exchange", mine.size + got.size)
+        with self._explained("an exchange"):
+            self.finish(self.comm.Ialltoall(given, sizes), "lengths of an exchange")
+            got = np.empty(int(sizes.sum()), np.uint8)
+            call = self.comm.Ialltoallv([mine, given], [got, sizes])
+            self.finish(call, "an exchange", mine.size + got.size)
         return _split(got, sizes)
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # mpi4py's errors are RuntimeErrors
+            raise GangError(
+                "lost contact with the other ranks",
+                where=f"rank {self.rank} of {self.world_size}, {what}",
+                got=str(error).partition("\n")[0],
+                fix="look at the other ranks' logs: the first error there is the cause",
+            ) from error
 
     def finish(self, request: Any, what: str, num_bytes: int = 0) -> None:
         """Wait for a call that was begun.
