@@ -12,7 +12,7 @@ from entries import make_recipe
 from test_executors import attempts, outputs, wait_for_workers
 
 from tokenmill.errors import JobError
-from tokenmill.executors.array import MOST_REFUSALS, _Sharer
+from tokenmill.executors.array import MANY_TASKS, MOST_HANDS, MOST_REFUSALS, _Sharer
 from tokenmill.executors.attempt import Place
 from tokenmill.executors.cancel import cancel_shard
 from tokenmill.executors.driver import run_recipe
@@ -226,3 +226,19 @@ def test_leases_are_listed_again_when_others_have_them(
     )
     assert [shard.index for shard in shards] == list(range(50, 60))
     assert tried == [*range(2, 2 + MOST_REFUSALS), *range(50, 60)]
+
+
+def test_of_many_tasks_a_few_wait(tmp_path: Path) -> None:
+    folder = JobFolder(str(tmp_path))
+    folder.write_job(Job(name="j", entry="x.y"), "0" * 64, {})
+
+    def stay(num_held: int) -> list[bool]:
+        launch = f"l{num_held}"
+        places = [Place(launch=launch, index=index, num_tasks=MANY_TASKS + 1) for index in range(20)]
+        hearts = [Heart(folder, launch, place.index, "here") for place in places]
+        pairs = zip(places, hearts, strict=True)
+        return [not _Sharer(folder, place, Stop(), heart)._are_enough(num_held) for place, heart in pairs]
+
+    assert sum(stay(3)) == 3
+    assert stay(100) == [True] * MOST_HANDS + [False] * (20 - MOST_HANDS)
+    assert folder.launch_order() == []

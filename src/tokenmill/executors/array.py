@@ -27,6 +27,8 @@ MOST_REFUSALS = 8
 """Leases in a row that others had, after which a task lists them again."""
 MOST_HANDS = 16
 """Idle tasks that wait to take over what others lose."""
+MANY_TASKS = 64
+"""Tasks of a launch from which on those that wait take numbered places instead of counting each other."""
 SAMPLE = 64
 """Commit records from which the usual time of a shard is taken."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
@@ -151,10 +153,11 @@ class _Sharer:
         pause = SHORTEST_PAUSE
         is_first = True
         while self._may_begin():
-            held = observer.held(self._unfinished(len(plan)))
-            if not held or (is_first and self._are_enough(len(held))):
+            unfinished = self._unfinished(len(plan))
+            if not unfinished or (is_first and self._are_enough(len(unfinished))):
                 return
             is_first = False
+            held = observer.held(unfinished)
             choice = choose(held, self._late_after())
             if choice is not None:
                 self._take_over(plan[choice.shard], choice)
@@ -168,9 +171,15 @@ class _Sharer:
 
     def _are_enough(self, num_held: int) -> bool:
         """True if so many tasks wait already that one more would only hold its allocation."""
-        beats = self._folder.beats(self._place.launch)
+        folder, launch, wanted = self._folder, self._place.launch, min(num_held, MOST_HANDS)
+        if self._place.num_tasks > MANY_TASKS:  # too many to look at each: there are numbered places
+            places = f"{launch}.hands"
+            taken = folder.leased(places)
+            free = (place for place in range(wanted) if place not in taken)
+            return not any(folder.lease(places, place, self._holder()) for place in free)
+        beats = folder.beats(launch)
         idle = sum(beat["state"] == "idle" for task, beat in beats.items() if task != self._place.index)
-        return bool(idle >= min(num_held, MOST_HANDS))
+        return bool(idle >= wanted)
 
     def _late_after(self) -> float:
         if self._straggler_seconds == float("inf"):

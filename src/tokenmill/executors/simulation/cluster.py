@@ -128,6 +128,8 @@ class Crew:
     """A task has ended badly."""
     tasks: set[SimulatedTask] = field(default_factory=set)
     """Tasks that run."""
+    num_hands: int = 0
+    """Tasks that have waited for what others lose."""
     ends: dict[int, str] = field(default_factory=dict)
     """Task that died -> class of its end, as the scheduler would tell."""
     exclude: frozenset[str] = frozenset()

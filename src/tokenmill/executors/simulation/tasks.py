@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenmill.executors.array import LONGEST_PAUSE, MOST_HANDS, MOST_REFUSALS, SAMPLE, SHORTEST_PAUSE
+from tokenmill.executors.array import (
+    LONGEST_PAUSE,
+    MANY_TASKS,
+    MOST_HANDS,
+    MOST_REFUSALS,
+    SAMPLE,
+    SHORTEST_PAUSE,
+)
 from tokenmill.executors.job import Job
 from tokenmill.executors.launch import Launch
 from tokenmill.executors.leases import BEATS_PER_LEASE, Held, choose, straggler_seconds
@@ -234,13 +241,16 @@ class SimulatedJob:
 
     def _begin_to_help(self, task: SimulatedTask) -> None:
         num_held = self.folder.size - len(self.folder.finished) - len(self.folder.aside)
-        calls = 3 * num_held + task.crew.num_tasks
+        wanted = min(num_held, MOST_HANDS)
+        many = task.crew.num_tasks > MANY_TASKS
+        calls = 2 + self.folder.size // _PER_FOLDER + (2 if many else task.crew.num_tasks)
         self._touch("look", calls)
         task.watches_since = self.setting.events.now
-        if not num_held or len(self._hands) >= min(num_held, MOST_HANDS):
+        if (task.crew.num_hands if many else len(self._hands)) >= wanted:
             calls_seconds = calls * self.setting.cluster.machines.call_seconds
             self._soon(task, calls_seconds, functools.partial(self._end, task))
             return
+        task.crew.num_hands += 1
         self._hands.add(task)
         self._look(task)
 
