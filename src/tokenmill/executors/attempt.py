@@ -210,6 +210,7 @@ def _work_and_commit(folder: JobFolder, task: Task, record: Mapping[str, Any], h
         check_size(task)
     if task.world_size > 1:
         task.findings |= call_roll(task, folder.record["identity"])
+    task.signs += 1  # from here on a gang may hang
     with heart.interruptible() if heart else nullcontext():
         function(config, task)
     if task.rank:

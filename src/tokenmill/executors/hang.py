@@ -3,8 +3,9 @@
     rank 0   counts its own signs of progress (Task.tell, outputs), and writes the count when it has grown
     rank r   looks at that count
 
-A count that stands still for too long means that the gang hangs, whichever rank is the cause: the others wait
-for it sooner or later. A thread does this, since the rank itself may be stuck where no Python runs.
+A count that has begun and stands still for too long means that the gang hangs, whichever rank is the cause:
+the others wait for it sooner or later. A thread does this, since the rank itself may be stuck where no Python
+runs.
 """
 
 import contextlib
@@ -57,7 +58,7 @@ class _Watch:
         last, since = -1, time.monotonic()
         while not self.over.wait(self.poll_seconds):
             signs = self.signs(last)
-            if signs != last:
+            if signs != last or not signs:  # a start has deadlines of its own
                 last, since = signs, time.monotonic()
             elif time.monotonic() - since > self.seconds:
                 self.give_up()
