@@ -1,6 +1,7 @@
 """The command ``tokenmill``: few verbs over runs; values come from recipes, sites and ``--set``.
 
     tokenmill plan RECIPE --run-dir D      what would be done; nothing is written or submitted
+    tokenmill plan ... --simulate S        rehearse it on a simulated cluster
     tokenmill run RECIPE --run-dir D       do it, or go on with it
     tokenmill status D                     how far it is; --watch
     tokenmill logs D JOB/SHARD             what the attempts wrote
