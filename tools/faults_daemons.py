@@ -10,7 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from faults_cluster import MESSAGE_TIMEOUT, SLURMD_TIMEOUT
-from faults_harness import Case, Result, Shape, World, heal, kill, moments, tally, wait_for_moment, wait_until
+from faults_harness import (
+    Case,
+    Result,
+    Shape,
+    World,
+    heal,
+    kill,
+    kill_one,
+    moments,
+    tally,
+    wait_for_moment,
+    wait_until,
+)
 
 REQUEUE_SECONDS = 2 * SLURMD_TIMEOUT
 """From the last word of a node to its jobs' end at SLURM: it looks at nodes once per timeout."""
@@ -129,7 +141,7 @@ def lying_accounting(world: World, seed: int) -> Result:
     return total
 
 
-_UNACCOUNTED = Shape(shards=12, tasks=6, seconds=1.0)
+_UNACCOUNTED = Shape(shards=12, tasks=6, seconds=2.0)
 
 
 def _unaccounted(world: World, kind: str, rng: random.Random) -> Result:
@@ -141,8 +153,7 @@ def _unaccounted(world: World, kind: str, rng: random.Random) -> Result:
     else:
         case.driver_variables = {"PATH": _path(case, kind)}
     driver = case.start()
-    wait_until(lambda: len(case.workers()) > 2 and len(case.attempts()) > 2)
-    kill(rng.choice(case.workers()).pid)
+    result.demand(kill_one(case, rng, 3) == 1, "no task was killed")
     code = case.end(driver)
     result.seconds = case.seconds
     verdicts = case.num_done() + len(case.job().quarantined())

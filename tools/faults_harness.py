@@ -444,6 +444,13 @@ def heal(result: Result, case: Case, driver: "subprocess.Popen[bytes]", most_res
     result.demand(code == 0, f"the driver ended with {code}: {case.words()}")
 
 
+def kill_one(case: Case, rng: random.Random, least_attempts: int = 1) -> int:
+    """Kill -9 a random living task once some attempts have begun; how many were killed."""
+    wait_until(lambda: len(case.attempts()) >= least_attempts and bool(case.workers()))
+    workers = case.workers()
+    return int(bool(workers) and kill(rng.choice(workers).pid))
+
+
 def moments(rng: random.Random, count: int) -> Sequence[float]:
     """Random moments of a run, as shares of its shards that are done, in order."""
     return sorted(rng.uniform(0.0, 0.8) for _ in range(count))

@@ -19,6 +19,7 @@ from faults_harness import (
     World,
     heal,
     kill,
+    kill_one,
     moments,
     tally,
     wait_for_moment,
@@ -139,9 +140,7 @@ def wrong_clocks(world: World, seed: int) -> Result:
     shim = TOOLS / "faults_clock"
     case.variables = {"PYTHONPATH": f"{IMPORTS}:{shim}", "FAULTS_CLOCK_SECONDS": str(CLOCK_SECONDS)}
     driver = case.start()
-    wait_until(lambda: len(case.attempts()) >= tasks)
-    victim = random.Random(seed).choice(case.workers())  # its shard must be taken over, and no other
-    kill(victim.pid)
+    kill_one(case, random.Random(seed), tasks)  # its shard must be taken over, and no other
     heal(result, case, driver)
     records = case.attempts()
     off = [record for record in records if abs(record["started"] - time.time()) > CLOCK_SECONDS / 2]
