@@ -240,8 +240,8 @@ class _Tally:
         walls = {key: end - start for key, (start, end) in spans.items()}
         walls |= {key: max(seconds, walls.get(key, 0.0)) for key, seconds in self._uptimes.items()}
         task_seconds = sum(walls.values())
-        core_hours = task_seconds * resources.cpus / 3600
-        gpu_hours = task_seconds * resources.gpus / 3600
+        core_hours = task_seconds * resources.mean_cpus / 3600
+        gpu_hours = task_seconds * resources.mean_gpus / 3600
         wasted = sum(self._seconds[outcome] for outcome in WASTED)
         return Usage(
             attempts=dict(outcomes),
@@ -253,7 +253,7 @@ class _Tally:
             done_seconds=self._seconds["done"],
             core_hours=core_hours,
             used_core_hours=self._cpu_seconds / 3600,
-            wasted_core_hours=wasted * resources.cpus / 3600,
+            wasted_core_hours=wasted * resources.mean_cpus / 3600,
             gpu_hours=gpu_hours,
             max_rss_bytes=self._max_rss_bytes,
             memory_bytes=resources.memory_bytes,

@@ -112,6 +112,16 @@ class Resources:
         if self.segments < 1:
             raise ConfigError("a gang needs a segment", where="resources.segments", got=str(self.segments))
 
+    @property
+    def mean_cpus(self) -> float:
+        """CPU cores per task, on average over the parts."""
+        return sum(part.ranks * part.cpus for part in self.parts) / self.tasks if self.parts else self.cpus
+
+    @property
+    def mean_gpus(self) -> float:
+        """GPUs per task, on average over the parts."""
+        return sum(part.ranks * part.gpus for part in self.parts) / self.tasks if self.parts else self.gpus
+
     def tasks_for(self, num_shards: int) -> int:
         """Tasks of an array that so many shards give work to.
 

@@ -74,8 +74,7 @@ def _preview(node: Node, executor: Executor) -> JobPreview:
 
 
 def _core_hours(resources: Resources, tasks: int) -> float:
-    cores = sum(part.ranks * part.cpus for part in resources.parts) or tasks * resources.cpus
-    return cores * resources.segments * resources.time_seconds / 3600
+    return tasks * resources.mean_cpus * resources.segments * resources.time_seconds / 3600
 
 
 class _PreviewFolder(JobFolder):
