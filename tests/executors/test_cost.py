@@ -2,6 +2,7 @@
 
 import time
 
+import ledgers
 import pytest
 from ledgers import attempt, launch, make_run
 
@@ -79,6 +80,17 @@ def test_what_runs_counts_up_to_now_and_is_read_again(folder):
     folder.write_attempt(record | {"outcome": "done", "seconds": 5.0})
     assert account.look().task_seconds == 5.0
     assert account.look().attempts == {"done": 1}
+
+
+def test_an_attempt_that_died_after_its_commit_is_done(folder):
+    folder.ensure_plan()
+    attempt(folder, 0, "aaaaaaaa-0", "running", started=time.time(), task=0)
+    attempt(folder, 0, "aaaaaaaa-1", "running", started=time.time(), task=1)
+    ledgers.commit(folder, 0, "aaaaaaaa-0", seconds=4.0)
+    usage = Account(folder).look(alive=False)
+    assert usage.attempts == {"done": 1, "lost": 1}
+    assert (usage.failures, usage.done_seconds) == ({"lost": 1}, 4.0)
+    assert usage == usage_of(folder, folder.attempts(), Prices(), alive=False)
 
 
 def test_what_runs_never_outlives_its_heartbeat(folder):

@@ -132,6 +132,17 @@ def test_a_complete_job_is_read_once(watcher, folder, monkeypatch):
     assert watcher.look()[0].status.state != "complete"
 
 
+def test_what_died_with_its_driver_takes_no_more_time(folder, watcher):
+    ledgers.launch(folder, "bbbbbbbb", executor="processes")
+    folder.lease("bbbbbbbb", 0, {"task": 0, "pid": 1})
+    ledgers.attempt(folder, 0, "bbbbbbbb-0", "running", started=time.time() - 1000)
+    folder.quarantine(1, "an error")
+    [view] = watcher.look()
+    assert view.status.state == "failed"
+    assert view.usage.attempts == {"lost": 1}
+    assert view.usage.task_seconds == 0.0
+
+
 def test_last_words(watcher, folder):
     running(folder, 3, 0)
     assert watcher.look()[0].words == ""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenmill import storage
+from tokenmill.errors import InputError, StorageError
 from tokenmill.executors.job import Resources
 from tokenmill.executors.ledger import JobFolder
 
@@ -153,7 +154,8 @@ class Account:
             self._look_at_beats(launch)
         self._looks += 1
         self._tally.launches = len(launches)
-        return self._tally.usage(self._resources, self._prices, running, alive=alive)
+        dead = [] if alive else [settled(self._folder, record) for record in running]
+        return self._tally.usage(self._resources, self._prices, running if alive else (), dead)
 
     def _look_at_beats(self, launch: str) -> None:
         names = storage.list_names(self._folder.at("heartbeats", launch))
@@ -183,7 +185,20 @@ def usage_of(
     for launch in launches:
         for name in storage.list_names(folder.at("heartbeats", launch)):
             tally.add_beat(launch, storage.read_json(folder.at("heartbeats", launch, name)))
-    return tally.usage(folder.job.resources, prices, running, alive=alive)
+    dead = [] if alive else [settled(folder, record) for record in running]
+    return tally.usage(folder.job.resources, prices, running if alive else (), dead)
+
+
+def settled(folder: JobFolder, record: Mapping[str, Any]) -> dict[str, Any]:
+    """An attempt whose record says that it runs though nothing does: done if it is its shard's, else lost."""
+    try:
+        commit = folder.committed(record["shard"])
+    except (InputError, StorageError):
+        commit = {}
+    if commit.get("attempt") == record["attempt"]:
+        known = {key: commit[key] for key in ("ended", "seconds", "cpu_seconds")}
+        return {**record, **known, "outcome": "done"}
+    return {**record, "outcome": "lost", "class": "lost"}
 
 
 class _Tally:
@@ -221,15 +236,19 @@ class _Tally:
         self._max_rss_bytes = max(self._max_rss_bytes, int(beat.get("rss_bytes", 0)))
 
     def usage(
-        self, resources: Resources, prices: Prices, running: Sequence[Mapping[str, Any]], *, alive: bool
+        self,
+        resources: Resources,
+        prices: Prices,
+        running: Sequence[Mapping[str, Any]],
+        dead: Sequence[Mapping[str, Any]] = (),
     ) -> Usage:
-        """The sums, with attempts that have not ended counted up to now, or as lost."""
-        if not alive and running:
+        """The sums, with attempts that run counted up to now, and those that died unnoticed."""
+        if dead:
             whole = copy.deepcopy(self)
-            for record in running:
-                seconds = whole.last_seconds(record)
-                whole.add({**record, "outcome": "lost", "class": "lost", "seconds": seconds})
-            return whole.usage(resources, prices, (), alive=True)
+            for record in dead:
+                lost = record["outcome"] == "lost"
+                whole.add({**record, "seconds": whole.last_seconds(record)} if lost else record)
+            return whole.usage(resources, prices, running)
         outcomes, spans, now_seconds = self._outcomes.copy(), dict(self._spans), 0.0
         now = time.time()
         for record in running:

@@ -61,9 +61,9 @@ def collect(run_url: str) -> dict[str, Any]:
     jobs, timeline, usages = [], [], []
     for row in run["jobs"]:
         folder = JobFolder(storage.join(run_url, row["folder"]))
-        status = job_status(folder)
+        status = job_status(folder, driven=driven)
         attempts = folder.attempts()
-        usages.append(cost.usage_of(folder, attempts, prices, alive=status.state == "running"))
+        usages.append(cost.usage_of(folder, attempts, prices, alive=bool(status.running)))
         attempts = with_losses(folder, attempts, driven=driven)
         job = _job(folder, status, attempts, usages[-1])
         job["parents"] = [*row["parents"], *_recipe_inputs(job, run["recipe"]["inputs"])]
@@ -169,7 +169,7 @@ def _failures(folder: JobFolder, attempts: Sequence[Mapping[str, Any]]) -> list[
 def with_losses(
     folder: JobFolder, attempts: Sequence[Mapping[str, Any]], *, driven: bool
 ) -> list[dict[str, Any]]:
-    """Attempts with the outcome lost for those that died and of which nobody has noticed it.
+    """Attempts, those among them settled that ended unnoticed: most of them are lost.
 
     Args:
         folder: the job's folder.
@@ -182,7 +182,7 @@ def with_losses(
         intent = storage.read_json(folder.at("submissions", newest, "intent.json"))
         newest = newest if intent["executor"] == "slurm" else ""
     return [
-        {**attempt, "outcome": "lost", "class": "lost"}
+        cost.settled(folder, attempt)
         if attempt["outcome"] == "running" and attempt["launch"] != newest
         else dict(attempt)
         for attempt in attempts

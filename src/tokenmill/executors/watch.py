@@ -137,7 +137,7 @@ class _JobWatch:
                 self._complete = JobView(status=status, usage=usage, counters=counters)
             return self._complete
         self._complete = None
-        usage = self._account.look(alive=status.state in ("running", "failed"))
+        usage = self._account.look(alive=bool(status.running))
         alive, silent = self._tasks(status)
         rate = self._rate(status, usage)
         left = (status.num_shards or 0) - status.done - status.failed
