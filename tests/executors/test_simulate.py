@@ -188,7 +188,15 @@ def test_packing_saves_starts() -> None:
     assert (unpacked.tasks, packed.tasks) == (400, 8)
     assert packed.makespan_seconds < unpacked.makespan_seconds / 2
     assert {one.state for one in variants.values()} == {"complete"}
+    assert [variants[f"{count} tasks"].tasks for count in (4, 8, 32)] == [4, 8, 32]
     assert [name for name in variants if "tasks" in name] == ["4 tasks", "8 tasks", "32 tasks"]
+
+
+def test_numbers_of_tasks_are_capped_by_the_cluster() -> None:
+    machines = replace(QUIET, max_tasks=10)
+    scenario = scenario_of(num_shards=50, machines=machines, compare=Compare(packing=(), tasks=(5,)))
+    variants = rehearse(one_job(tasks=0), scenario, {})
+    assert [one.outcome.tasks for one in variants] == [10, 10, 5]
 
 
 def test_the_controller_is_the_product_s(monkeypatch: pytest.MonkeyPatch) -> None:

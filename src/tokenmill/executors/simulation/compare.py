@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tokenmill.executors.job import Job, Recipe
-from tokenmill.executors.simulation.scenario import Scenario, Work
+from tokenmill.executors.simulation.scenario import Scenario
 from tokenmill.executors.simulation.simulate import Bytes, Outcome, count_shards, simulate
 
 
@@ -59,7 +59,7 @@ def _plans(
         plans.append(("speculation", f"{word} speculation", float(other.speculation), recipe, other))
     for num_tasks in compare.tasks or _tasks_around(wanted, max(sizes.values()), scenario):
         share = num_tasks / wanted
-        others = {job.name: round(share * _tasks(job, scenario.work(job.name), sizes)) for job in recipe.jobs}
+        others = {job.name: max(1, round(share * _tasks(job, scenario, sizes))) for job in recipe.jobs}
         changed = _with_work(scenario, recipe, others)
         plans.append(("tasks", f"{num_tasks:,} tasks", float(num_tasks), recipe, changed))
     for per_task in compare.packing:
@@ -72,12 +72,13 @@ def _plans(
 
 def wanted_tasks(recipe: Recipe, scenario: Scenario, sizes: Mapping[str, int]) -> int:
     """Tasks of the widest array."""
-    counts = [_tasks(job, scenario.work(job.name), sizes) for job in recipe.jobs if job.layout == "array"]
-    return max(1, min(scenario.machines.max_tasks, max(counts, default=1)))
+    arrays = [job for job in recipe.jobs if job.layout == "array"]
+    return max((_tasks(job, scenario, sizes) for job in arrays), default=1)
 
 
-def _tasks(job: Job, work: Work, sizes: Mapping[str, int]) -> int:
-    return work.tasks or job.resources.tasks_for(sizes[job.name])
+def _tasks(job: Job, scenario: Scenario, sizes: Mapping[str, int]) -> int:
+    wanted = scenario.work(job.name).tasks or job.resources.tasks_for(sizes[job.name])
+    return max(1, min(wanted, scenario.machines.max_tasks))
 
 
 def _tasks_around(wanted: int, num_shards: int, scenario: Scenario) -> Sequence[int]:
