@@ -304,4 +304,4 @@ def test_the_page_and_the_command(tmp_path: Path) -> None:
 def test_an_empty_stack() -> None:
     assert "svg" in stack([])
     page = rehearsal_page("r", Scenario(), rehearse(one_job(tasks=2), scenario_of(num_shards=3), {}))
-    assert "What core-hours went into" in page
+    assert "Core-hours that nothing came of" in page

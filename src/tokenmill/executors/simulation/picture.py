@@ -23,9 +23,7 @@ def rehearsal_page(recipe: str, scenario: Scenario, variants: Sequence[Variant])
     body = [
         _header(recipe, scenario, outcome),
         page.page_section("The run as planned", page.figure_grid(_run_figures(outcome))),
-        page.page_section(
-            "What core-hours went into", stack([(one.name, show.grouped(one.outcome)) for one in variants])
-        ),
+        page.page_section("Core-hours that nothing came of", stack([_waste(one) for one in variants])),
         page.page_section("Other ways to run it", page.figure_grid(_comparisons(variants))),
         page.page_section("In numbers", page.table(show.COMPARED, [show.compared(one) for one in variants])),
         page.page_section("Controller and file system", page.table(["", ""], show.load(outcome))),
@@ -68,10 +66,12 @@ def _run_figures(outcome: Outcome) -> list[dict[str, Any]]:
     }
     done = {"done": [(one.seconds / factor, float(one.done)) for one in moments]}
     calls = {"calls": [(when / factor, value) for when, value in outcome.load.operations_over_time]}
+    looks = {"a look": [(when / factor, 1000 * spent) for when, spent in outcome.load.ticks_over_time]}
     return [
         _series("Tasks over time", unit, "tasks", lines),
         _series("Shards done over time", unit, "shards", done),
         _series("Calls of tasks on files", unit, "calls a second", calls),
+        _series("CPU of the controller's looks", unit, "milliseconds", looks),
     ]
 
 
@@ -83,8 +83,7 @@ def _comparisons(variants: Sequence[Variant]) -> list[dict[str, Any]]:
     speculation = [one for one in variants if one.kind == "speculation"]
     found: list[dict[str, Any]] = []
     if len(by_tasks) > 1:
-        line = [(one.value, one.outcome.makespan_seconds / factor) for one in by_tasks]
-        found.append(_series("Makespan by number of tasks", "tasks", f"makespan, {unit}", {"makespan": line}))
+        found.append(_bars(f"Makespan by number of tasks, {unit}", by_tasks, unit, factor))
     if packed:
         found.append(_bars(f"Makespan by packing, {unit}", packed, unit, factor))
     if speculation:
@@ -97,7 +96,8 @@ def _series(title: str, x_label: str, y_label: str, lines: Mapping[str, Any]) ->
 
 
 def _bars(title: str, variants: Sequence[Variant], unit: str, factor: float) -> dict[str, Any]:
-    rows = [(one.name, one.outcome.makespan_seconds / factor) for one in variants]
+    names = {one.name: f"{one.outcome.tasks:,} tasks" if "tasks" in title else one.name for one in variants}
+    rows = [(names[one.name], one.outcome.makespan_seconds / factor) for one in variants]
     return {"kind": "bars", "title": title, "unit": unit, "rows": rows}
 
 
@@ -106,9 +106,22 @@ def _unit(seconds: float) -> tuple[str, float]:
     return ("seconds", 1.0) if seconds < 600 else ("minutes", 60.0) if seconds < 36_000 else ("hours", 3600.0)
 
 
-def stack(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """Horizontal bars of several parts, with a legend."""
-    most = max((sum(parts.values()) for _, parts in rows), default=0.0) or 1.0
+def _waste(variant: Variant) -> tuple[str, dict[str, float], str]:
+    """Name of a variant, its core-hours but the useful ones by group, and a note."""
+    groups = show.grouped(variant.outcome)
+    useful = groups.pop("useful")
+    wasted = sum(groups.values())
+    share = 100 * wasted / (wasted + useful) if wasted else 0.0
+    return variant.name, groups, f"{wasted:,.1f}, {share:.1f} % of all"
+
+
+def stack(rows: Sequence[tuple[str, Mapping[str, float], str]]) -> str:
+    """Horizontal bars of several parts, with a legend.
+
+    Args:
+        rows: name, parts, and a note behind the bar.
+    """
+    most = max((sum(parts.values()) for _, parts, _ in rows), default=0.0) or 1.0
     parts: list[str] = []
     x_ticks = [tick for tick in svg.ticks(0.0, most, 5) if tick <= 1.02 * most]
     bottom = 8 + _ROW * len(rows)
@@ -116,14 +129,15 @@ def stack(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
         x = _LEFT + _WIDTH * tick / most
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{bottom:.1f}"/>')
         parts.append(svg.text(x, bottom + 16, units.si(tick), "tick middle"))
-    for index, (name, values) in enumerate(rows):
+    for index, (name, values, note) in enumerate(rows):
         parts.extend(_stacked(name, values, 8 + _ROW * index, _WIDTH / most))
+        end = _LEFT + _WIDTH * sum(values.values()) / most
+        parts.append(svg.text(end + 8, 8 + _ROW * index + 18, note, "tick"))
     legend = svg.legend(list(rows[0][1])) if rows else ""
-    return svg.drawing(_LEFT + _WIDTH + 120, bottom + 24, parts, "core-hours by what they went into") + legend
+    return svg.drawing(_LEFT + _WIDTH + 150, bottom + 24, parts, "core-hours by what they went into") + legend
 
 
 def _stacked(name: str, values: Mapping[str, float], top: float, scale: float) -> list[str]:
-    total = sum(values.values())
     parts = [svg.text(_LEFT - 10, top + 17, name, "name end")]
     x = _LEFT
     for index, (group, value) in enumerate(values.items()):
@@ -132,6 +146,4 @@ def _stacked(name: str, values: Mapping[str, float], top: float, scale: float) -
         box = f'x="{x:.2f}" y="{top + 4:.1f}" width="{width:.2f}" height="20"'
         parts.append(f'<rect class="dot c{index}" {box}>{title}</rect>')
         x += width
-    useful = 100 * values.get("useful", 0.0) / total if total else 0.0
-    parts.append(svg.text(x + 8, top + 18, f"{useful:.0f} % useful", "tick"))
     return parts

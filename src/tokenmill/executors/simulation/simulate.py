@@ -48,6 +48,8 @@ class Load:
     """Most of these per second, over ten seconds."""
     operations_over_time: Sequence[tuple[float, float]] = ()
     """Seconds since the start, and calls on the file system per second."""
+    ticks_over_time: Sequence[tuple[float, float]] = ()
+    """Seconds since the start, and CPU seconds of the look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +223,9 @@ class _Run:
                 operations=dict(self.usage.operations),
                 peak_operations_per_second=self.usage.peak_per_second,
                 operations_over_time=self.usage.over_time(),
+                ticks_over_time=[
+                    (moment.seconds, spent) for moment, spent in zip(self.moments, self.ticks, strict=True)
+                ],
             ),
             moments=self.moments,
             failures=self.driver.failures(),
