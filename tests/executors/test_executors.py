@@ -98,8 +98,11 @@ class Contract:
         assert not attempts(run, "gang")
         with pytest.raises(JobError, match="1 of 100 shards failed"):  # run again: it is not tried again
             run_recipe(recipe, str(run), executor)
-        before = len(attempts(run, "upper"))
-        assert before == 99 + recipe.jobs[0].resources.max_attempts
+        tried = attempts(run, "upper")
+        before = len(tried)
+        assert {record["shard"] for record in tried} == set(range(100))
+        failed = [record for record in tried if record["outcome"] == "error"]
+        assert [record["shard"] for record in failed] == [0] * recipe.jobs[0].resources.max_attempts
         flag.unlink()
         run_recipe(recipe, str(run), executor, retry_failed=True)
         tried = attempts(run, "upper")

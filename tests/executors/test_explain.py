@@ -16,11 +16,11 @@ from tokenmill import storage
 from tokenmill.errors import ConfigError
 from tokenmill.executors.driver import run_recipe
 from tokenmill.executors.explain import Explanation, explain, reason_in_words
+from tokenmill.executors.leases import start_time
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.processes import ProcessesExecutor
 from tokenmill.executors.slurm import SlurmExecutor
-from tokenmill.executors.leases import start_time
 from tokenmill.executors.verify import repair, verify
 
 

@@ -16,10 +16,10 @@ from tokenmill import storage
 from tokenmill.errors import IdentityError, StorageError, SubmissionError
 from tokenmill.executors.driver import run_recipe
 from tokenmill.executors.gc import gc, totals
+from tokenmill.executors.leases import start_time
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.processes import ProcessesExecutor
-from tokenmill.executors.leases import start_time
 from tokenmill.executors.status import folders_of
 from tokenmill.executors.verify import repair, verify
 
@@ -145,7 +145,8 @@ def test_a_real_run_keeps_its_outputs_and_can_be_repaired(text_folder: Path, tmp
     run_recipe(chain, str(tmp_path / "run"), LocalExecutor())
     wanted = outputs(tmp_path / "run")
     kinds = totals(gc(str(tmp_path / "run"), LocalExecutor()))
-    assert {kind: count for kind, (count, _) in kinds.items()} == {"leases": 14, "progress": 1}
+    found = {kind: count for kind, (count, _) in kinds.items()}
+    assert found == {"heartbeats": 3, "leases": 14, "progress": 1}
     assert verify(str(tmp_path / "run")).damages == []
     mark = folders_of(str(tmp_path / "run"))["mark"]
     [first, *_] = mark.commits()
@@ -156,7 +157,8 @@ def test_a_real_run_keeps_its_outputs_and_can_be_repaired(text_folder: Path, tmp
     gang = make_recipe(text_folder, shards=3)
     run_recipe(gang, str(tmp_path / "gang"), ProcessesExecutor(2))
     wanted = outputs(tmp_path / "gang")
-    assert totals(gc(str(tmp_path / "gang"), ProcessesExecutor(2)))["exchange"][0] == 3
+    kinds = totals(gc(str(tmp_path / "gang"), ProcessesExecutor(2)))
+    assert kinds["exchange"][0] == 6  # the roll call of two ranks, what they say, and the output of one
     assert outputs(tmp_path / "gang") == wanted
     assert verify(str(tmp_path / "gang")).damages == []
 

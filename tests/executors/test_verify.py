@@ -18,11 +18,11 @@ from tokenmill.executors.driver import run_recipe
 from tokenmill.executors.gc import gc, totals
 from tokenmill.executors.job import Recipe
 from tokenmill.executors.launch import Executor
+from tokenmill.executors.leases import start_time
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.local import LocalExecutor
 from tokenmill.executors.processes import ProcessesExecutor
 from tokenmill.executors.slurm import SlurmExecutor
-from tokenmill.executors.leases import start_time
 from tokenmill.executors.status import folders_of
 from tokenmill.executors.verify import Damage, repair, verify
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tokenmill.executors.attempt import Place, run_attempt
 from tokenmill.executors.job import Shard
-from tokenmill.executors.leases import Heart, Held, Observer, choose, straggler_seconds
+from tokenmill.executors.leases import Heart, Held, Observer, choose, is_suspect, straggler_seconds
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.stop import Stop
 
@@ -158,6 +158,8 @@ class _Sharer:
                 return
             is_first = False
             held = observer.held(unfinished)
+            if all(is_suspect(one) for one in held):
+                return
             choice = choose(held, self._late_after())
             if choice is not None:
                 self._take_over(plan[choice.shard], choice)

@@ -9,7 +9,6 @@ import functools
 import io
 import logging
 import os
-import resource
 import socket
 import time
 import traceback
@@ -26,7 +25,7 @@ from tokenmill.errors import ConfigError, GangError, StorageError, TokenmillErro
 from tokenmill.executors.failures import error_class
 from tokenmill.executors.hang import watched
 from tokenmill.executors.job import Job, Shard, Task, TaskStopped
-from tokenmill.executors.leases import Heart, Overtaken
+from tokenmill.executors.leases import Heart, Overtaken, peak_rss_bytes
 from tokenmill.executors.ledger import JobFolder
 from tokenmill.executors.roll_call import call_roll, check_size, patience
 from tokenmill.executors.world import FileWorld, World
@@ -164,7 +163,6 @@ def _file_world(task: Task) -> World:
 def _write_end(
     folder: JobFolder, record: Mapping[str, Any], task: Task, outcome: str, error: Exception | None
 ) -> None:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     folder.write_attempt(
         {
             **record,
@@ -175,7 +173,7 @@ def _write_end(
             "ended": time.time(),
             "seconds": time.time() - record["started"],
             "cpu_seconds": time.process_time() - task.cpu_start,
-            "max_rss_bytes": usage.ru_maxrss * 1024,
+            "max_rss_bytes": peak_rss_bytes(),
         }
     )
 

@@ -30,7 +30,9 @@ STRAGGLER_FACTOR = 3.0
 """A shard that takes so many times the 95th percentile of the others is tried a second time."""
 _FEWEST_TIMES = 3
 """Finished shards from which a percentile is taken."""
-_LEAST_STRAGGLER_SECONDS = 0.5
+_LEAST_STRAGGLER_SECONDS = 1.0
+MOST_TAKEOVERS = 2
+"""After so many within a launch, a shard whose tasks fall silent may be what ends them: the driver judges."""
 
 
 class Overtaken(BaseException):
@@ -57,6 +59,19 @@ def start_time(pid: int) -> str:
     except OSError:
         return ""
     return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
+
+
+def peak_rss_bytes() -> int:
+    """Most memory that this process has held, in bytes.
+
+    Not ``ru_maxrss`` where it can be helped: a process inherits that from the one that started it.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            lines = [line for line in file if line.startswith("VmHWM:")]
+        return int(lines[0].split()[1]) * 1024
+    except (OSError, IndexError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Heart:
@@ -118,7 +133,7 @@ class Heart:
                     "shard": self._shard,
                     "seconds": now - self._since if self._shard >= 0 else 0.0,
                     "uptime_seconds": now - self._born,
-                    "rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                    "rss_bytes": peak_rss_bytes(),
                 },
             )
 
@@ -192,11 +207,16 @@ def choose(held: Sequence[Held], straggler_seconds: float) -> Held | None:
         held: shards that others hold.
         straggler_seconds: from when on a shard is a straggler; infinite if that is not known yet.
     """
-    silent = [one for one in held if one.is_silent]
+    silent = [one for one in held if one.is_silent and not is_suspect(one)]
     if silent:
         return min(silent, key=lambda one: (one.generation, one.shard))
     late = [one for one in held if one.seconds > straggler_seconds and not one.generation]
     return max(late, key=lambda one: one.seconds, default=None)
+
+
+def is_suspect(held: Held) -> bool:
+    """True if so many tasks fell silent over a shard that no further one of this launch shall try it."""
+    return held.is_silent and held.generation >= MOST_TAKEOVERS
 
 
 def straggler_seconds(times: Sequence[float]) -> float:

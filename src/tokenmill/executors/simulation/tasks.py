@@ -26,7 +26,7 @@ from tokenmill.executors.array import (
 )
 from tokenmill.executors.job import Job
 from tokenmill.executors.launch import Launch
-from tokenmill.executors.leases import BEATS_PER_LEASE, Held, choose, straggler_seconds
+from tokenmill.executors.leases import BEATS_PER_LEASE, MOST_TAKEOVERS, Held, choose, straggler_seconds
 from tokenmill.executors.simulation.cluster import Cluster, Crew, SimulatedTask
 from tokenmill.executors.simulation.events import Events, Unclaimed
 from tokenmill.executors.simulation.ledger import SimulatedFolder
@@ -277,9 +277,10 @@ class SimulatedJob:
     def _held(self, task: SimulatedTask) -> list[Held]:
         """Of what others hold, that which ``choose`` could choose: what is silent, and what takes longest."""
         now, leases = self.setting.events.now, self.folder.taken[task.crew.token]
+        ripe = (shard for shard in self._ripe(task, now) if leases.get(shard, 0) < MOST_TAKEOVERS)
         found = [
             Held(shard=shard, generation=leases.get(shard, 0), is_silent=True, seconds=0.0)
-            for shard in itertools.islice(self._ripe(task, now), 1)
+            for shard in itertools.islice(ripe, 1)
         ]
         while self._oldest:
             other, turn = self._oldest[0]
