@@ -30,7 +30,7 @@ STRAGGLER_FACTOR = 3.0
 """A shard that takes so many times the 95th percentile of the others is tried a second time."""
 _FEWEST_TIMES = 3
 """Finished shards from which a percentile is taken."""
-_LEAST_STRAGGLER_SECONDS = 1.0
+_LEAST_STRAGGLER_SECONDS = 0.5
 MOST_TAKEOVERS = 2
 """After so many within a launch, a shard whose tasks fall silent may be what ends them: the driver judges."""
 
