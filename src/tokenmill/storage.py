@@ -139,6 +139,19 @@ def exists(url: str) -> bool:
     return bool(filesystem.exists(path))
 
 
+def written_at(url: str) -> float | None:
+    """When a file was written, in seconds by the clock of its store; None if that costs too much to ask.
+
+    Only differences between files of one store mean anything.
+    """
+    if not is_local(url):
+        return None
+    try:
+        return os.stat(_path_of(url)).st_mtime
+    except OSError:
+        return None
+
+
 def read_bytes(url: str) -> bytes:
     """Whole content of a file.
 

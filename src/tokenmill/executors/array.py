@@ -150,6 +150,7 @@ class _Sharer:
         observer = Observer(self._folder, self._place.launch, self._folder.job.resources.lease_seconds)
         plan = self._folder.ensure_plan()
         self._heart.idle()
+        observer.set_clock(self._place.index)
         pause = SHORTEST_PAUSE
         is_first = True
         while self._may_begin():

@@ -256,6 +256,20 @@ class Observer:
     _seen: dict[int, _Seen] = field(default_factory=dict)
     _held_since: dict[tuple[int, int], float] = field(default_factory=dict)
     _machine: str = field(default_factory=machine_id)
+    _store_ahead: float | None = None
+    """The store's clock minus ``clock``; None if the store does not say."""
+
+    def set_clock(self, task: int) -> None:
+        """Learn the store's time from the sign of life that the observing task has just given."""
+        now, written = self.clock(), self.folder.beat_at(self.launch, task)
+        self._store_ahead = None if written is None else written - now
+
+    def _age(self, shard: int, generation: int) -> float:
+        """For how long a shard has been held, by the times of the store; 0 if it does not say."""
+        if self._store_ahead is None:
+            return 0.0
+        taken = self.folder.leased_at(self.launch, shard, generation)
+        return 0.0 if taken is None else self.clock() + self._store_ahead - taken
 
     def is_silent(self, task: int, beat: Mapping[str, Any] | None) -> bool:
         """Whether a task has ended or shows no life."""
@@ -291,7 +305,7 @@ class Observer:
                     shard=shard,
                     generation=generation,
                     is_silent=self.is_silent(task, beat) or _gave_up(beat),
-                    seconds=max(now - since, said),
+                    seconds=max(now - since, said, self._age(shard, generation)),
                 )
             )
         return found

@@ -241,8 +241,19 @@ class JobFolder:
 
     def holder(self, launch: str, shard: int, generation: int) -> dict[str, Any]:
         """Who took a shard."""
+        return dict(storage.read_json(self._lease_url(launch, shard, generation)))
+
+    def leased_at(self, launch: str, shard: int, generation: int) -> float | None:
+        """When a shard was taken, by the store's clock; None if it does not say."""
+        return storage.written_at(self._lease_url(launch, shard, generation))
+
+    def beat_at(self, launch: str, task: int) -> float | None:
+        """When a task gave its last sign of life, by the store's clock; None if it does not say."""
+        return storage.written_at(self.at("heartbeats", launch, f"{task}.json"))
+
+    def _lease_url(self, launch: str, shard: int, generation: int) -> str:
         suffix = f".{generation}" if generation else ""
-        return dict(storage.read_json(self.at("leases", launch, f"{shard:05d}{suffix}.json")))
+        return self.at("leases", launch, f"{shard:05d}{suffix}.json")
 
     def write_beat(self, launch: str, beat: Mapping[str, Any]) -> None:
         """Show that a task of a launch lives."""
