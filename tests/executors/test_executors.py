@@ -421,3 +421,22 @@ def test_an_error_that_would_repeat_is_not_tried_again(text_folder: Path, tmp_pa
     ):
         run_recipe(recipe, str(tmp_path / "run"), LocalExecutor())
     assert len(attempts(tmp_path / "run", "upper")) == 3
+
+
+def test_a_driver_does_not_rest_for_the_work_of_a_launch(
+    text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr("tokenmill.executors.driver.time.sleep", rests.append)
+    monkeypatch.setattr(LocalExecutor, "launch", _slowly(LocalExecutor.launch))
+    run_recipe(make_recipe(text_folder, shards=2), str(tmp_path / "run"), LocalExecutor())
+    assert rests
+    assert max(rests) < 9.0  # looks take three times as long in rest, launches nothing
+
+
+def _slowly(launch: Any) -> Any:
+    def call(executor: LocalExecutor, what: Launch) -> None:
+        launch(executor, what)
+        threading.Event().wait(3.0)
+
+    return call

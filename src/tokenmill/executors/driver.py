@@ -34,6 +34,7 @@ _MOST_IDLE_LAUNCHES = 3
 _LONGEST_BACKOFF_SECONDS = 300.0
 _FOLD_SECONDS = 30.0
 _LEFTOVER_SECONDS = 5.0
+_LONGEST_REST_SECONDS = 30.0
 _REST = 3.0
 """A look is followed by a rest that is so much longer: on object stores a look is a hundred requests."""
 
@@ -66,6 +67,7 @@ class Driver:
         clock: seconds that never go back; a rehearsal has a clock of its own.
 
     Attributes:
+        launch_seconds: spent in launches since the last rest; all the work of a job, if it runs in this process.
         is_queued: after a tick: all that can be decided now is decided, and something runs or is queued.
     """
 
@@ -83,6 +85,7 @@ class Driver:
         self._complete: dict[str, JobStatus] = {}
         self._deaf = False
         self.is_queued = False
+        self.launch_seconds = 0.0
         self._clock = clock
         self._vital = Vital(clock)
         self._folded = self._clock()
@@ -248,7 +251,9 @@ class Driver:
             exclude=hosts_to_avoid(node.folder) if again else (),
             epoch=self._reign.epoch,
         )
+        began = time.monotonic()
         self.executor.launch(launch)
+        self.launch_seconds += time.monotonic() - began
         live.add(launch.token)
         progress.launches.append(launch)
         progress.not_before = self._clock() + _backoff(idle, self.executor.poll_seconds)
@@ -380,8 +385,9 @@ def _drive(
             on_change(driver.statuses())
             if may_leave is not None and may_leave():
                 return
-            time.sleep(max(driver.executor.poll_seconds, _REST * (time.monotonic() - began)))
-            began = time.monotonic()
+            looked = time.monotonic() - began - driver.launch_seconds
+            time.sleep(max(driver.executor.poll_seconds, min(_LONGEST_REST_SECONDS, _REST * looked)))
+            began, driver.launch_seconds = time.monotonic(), 0.0
         if not driver.executor.queues:
             driver.end_leftovers()
     except BaseException:
