@@ -67,7 +67,7 @@ class Driver:
         clock: seconds that never go back; a rehearsal has a clock of its own.
 
     Attributes:
-        launch_seconds: spent in launches since the last rest; all the work of a job, if it runs in this process.
+        launch_seconds: spent in launches since the last rest; all the work, if it runs in this process.
         is_queued: after a tick: all that can be decided now is decided, and something runs or is queued.
     """
 
